@@ -1,0 +1,5 @@
+//! Route lookup that does not depend on the number of models.
+
+/// Hash index of a virtual host's routes on the exact `seldon-model` value.
+#[derive(Debug, Default)]
+pub struct RouteIndex {}

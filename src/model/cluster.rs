@@ -1,0 +1,237 @@
+//! Clusters, endpoints and hosts (Envoy: `config.cluster.v3.Cluster`).
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use hashbrown::HashMap;
+
+use crate::stats::ClusterStats;
+
+/// Name of a cluster; never a model's, never a route's.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClusterName(Arc<str>);
+
+impl ClusterName {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for ClusterName {
+    fn from(name: &str) -> Self {
+        Self(name.into())
+    }
+}
+
+impl fmt::Debug for ClusterName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for ClusterName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A named place for a cluster. Routes keep the place; the control side puts
+/// clusters in and takes them out.
+#[derive(Debug)]
+pub struct ClusterSlot {
+    /// The cluster's name.
+    pub name: ClusterName,
+    current: ArcSwapOption<Cluster>,
+    /// Counters, kept when the cluster is replaced (as Envoy's by name).
+    pub stats: ClusterStats,
+}
+
+impl ClusterSlot {
+    /// The routable cluster; none if it is unknown, removed or still warming.
+    #[must_use]
+    pub fn load(&self) -> Option<Arc<Cluster>> {
+        self.current.load_full()
+    }
+
+    /// Makes `cluster` routable, or (none) takes the cluster out.
+    pub fn store(&self, cluster: Option<Arc<Cluster>>) {
+        self.current.store(cluster);
+    }
+}
+
+/// All slots by name. A slot exists as long as somebody names it.
+#[derive(Debug, Default)]
+pub struct Clusters {
+    slots: Mutex<HashMap<ClusterName, Arc<ClusterSlot>>>,
+}
+
+impl Clusters {
+    /// The slot of this name, made if need be.
+    pub fn slot(&self, name: &str) -> Arc<ClusterSlot> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = ClusterName::from(name);
+        let slot = slots.entry(name).or_insert_with_key(|name| {
+            Arc::new(ClusterSlot {
+                name: name.clone(),
+                current: ArcSwapOption::empty(),
+                stats: ClusterStats::default(),
+            })
+        });
+        Arc::clone(slot)
+    }
+
+    /// The slot of this name, if there is one.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<Arc<ClusterSlot>> {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.get(&ClusterName::from(name)).cloned()
+    }
+
+    /// All slots that hold a cluster, sorted by name.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<ClusterSlot>> {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<_> =
+            slots.values().filter(|s| s.current.load().is_some()).map(Arc::clone).collect();
+        drop(slots);
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// True if a table (or anybody else) holds this slot, besides this
+    /// directory and `held` handles of the caller.
+    #[must_use]
+    pub fn is_named(slot: &Arc<ClusterSlot>, held: usize) -> bool {
+        Arc::strong_count(slot) > 1 + held
+    }
+
+    /// Forgets the slots that hold no cluster and that nobody names.
+    pub fn sweep(&self) {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.retain(|_, s| Arc::strong_count(s) > 1 || s.current.load().is_some());
+    }
+}
+
+/// A routable cluster, immutable but for its hosts.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Name.
+    pub name: ClusterName,
+    /// Protocol spoken to its hosts.
+    pub protocol: UpstreamProtocol,
+    /// Its hosts, shared by all clusters with the same endpoints.
+    pub endpoints: Arc<EndpointSet>,
+    /// TLS towards the hosts, if any (shared, compared by pointer in pools).
+    pub tls: Option<Arc<crate::tls::UpstreamTls>>,
+    /// Envoy: `connect_timeout` (default 5 s).
+    pub connect_timeout: Duration,
+    /// Circuit breakers of the default priority.
+    pub limits: Limits,
+    /// True if it came from the control plane, false from the bootstrap.
+    pub added_via_api: bool,
+}
+
+/// Protocol towards a host. Envoy: `explicit_http_config`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum UpstreamProtocol {
+    Http1,
+    /// Prior knowledge without TLS, ALPN `h2` with it.
+    Http2,
+}
+
+/// Envoy: `CircuitBreakers.Thresholds`, priority DEFAULT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Default 1024.
+    pub max_connections: u32,
+    /// Default 1024.
+    pub max_pending_requests: u32,
+    /// Default 1024.
+    pub max_requests: u32,
+    /// Default 3; the scheduler sends 5.
+    pub max_retries: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: 1024,
+            max_pending_requests: 1024,
+            max_requests: 1024,
+            max_retries: 3,
+        }
+    }
+}
+
+/// An endpoint as configured.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum EndpointAddress {
+    /// IP literal: needs no lookup.
+    Socket(SocketAddr),
+    /// Host name (A records) and port.
+    Name(Arc<str>, u16),
+}
+
+/// The hosts behind a list of endpoints; the same list in any order is the same
+/// set (`crate::dns::Endpoints` interns them).
+#[derive(Debug)]
+pub struct EndpointSet {
+    /// Sorted, without duplicates.
+    pub endpoints: Box<[EndpointAddress]>,
+    hosts: ArcSwap<Box<[Arc<Host>]>>,
+    resolved: AtomicBool,
+}
+
+impl EndpointSet {
+    /// A set whose hosts are not known yet. `endpoints` is sorted and its
+    /// duplicates are dropped.
+    #[must_use]
+    pub fn new(mut endpoints: Vec<EndpointAddress>) -> Self {
+        endpoints.sort();
+        endpoints.dedup();
+        Self {
+            endpoints: endpoints.into(),
+            hosts: ArcSwap::from_pointee(Box::default()),
+            resolved: AtomicBool::new(false),
+        }
+    }
+
+    /// Hosts to choose from, possibly none. One load per attempt.
+    #[must_use]
+    pub fn hosts(&self) -> arc_swap::Guard<Arc<Box<[Arc<Host>]>>> {
+        self.hosts.load()
+    }
+
+    /// Replaces the hosts and marks the set as resolved.
+    pub fn publish(&self, hosts: Box<[Arc<Host>]>) {
+        self.hosts.store(Arc::new(hosts));
+        self.resolved.store(true, Ordering::Release);
+    }
+
+    /// True once every host name was looked up, with success or not.
+    #[must_use]
+    pub fn is_resolved(&self) -> bool {
+        self.resolved.load(Ordering::Acquire)
+    }
+
+    /// Marks the set as resolved without hosts changing (failed lookup).
+    pub fn mark_resolved(&self) {
+        self.resolved.store(true, Ordering::Release);
+    }
+}
+
+/// An upstream address. One object per address for the whole process, whatever
+/// the number of clusters that point there.
+#[derive(Debug)]
+pub struct Host {
+    /// Where to connect.
+    pub address: SocketAddr,
+    /// Requests in flight on this address, of all workers and clusters.
+    pub active: AtomicU32,
+}

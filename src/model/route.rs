@@ -1,0 +1,301 @@
+//! Route tables (Envoy: `config.route.v3.RouteConfiguration`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use regex::bytes::Regex;
+
+use super::cluster::ClusterSlot;
+use crate::logic::index::RouteIndex;
+
+/// A route table, compiled: what one `RouteConfiguration` says.
+#[derive(Debug, Default)]
+pub struct RouteTable {
+    /// Resource name (`listener_0`).
+    pub name: String,
+    /// Virtual hosts, in order.
+    pub virtual_hosts: Vec<VirtualHost>,
+    /// Table-level mutations, applied last.
+    pub request_headers: HeaderMutations,
+    /// Table-level mutations, applied last.
+    pub response_headers: HeaderMutations,
+}
+
+/// Routes of a set of domains (Envoy: `VirtualHost`).
+#[derive(Debug, Default)]
+pub struct VirtualHost {
+    /// Name, for logs.
+    pub name: String,
+    /// Domains as written: exact, `*.suffix`, `prefix.*`, or `*`.
+    pub domains: Vec<String>,
+    /// Routes in table order: the first that matches wins.
+    pub routes: Vec<Arc<Route>>,
+    /// Finds the first match without walking `routes`.
+    pub index: RouteIndex,
+    /// Host-level mutations, applied after the route's.
+    pub request_headers: HeaderMutations,
+    /// Host-level mutations, applied after the route's.
+    pub response_headers: HeaderMutations,
+}
+
+/// One route (Envoy: `Route`). Shared between successive tables when its bytes
+/// did not change.
+#[derive(Debug)]
+pub struct Route {
+    /// `Route.name`, possibly empty.
+    pub name: Arc<str>,
+    /// Conditions, all of which must hold.
+    pub matcher: RouteMatch,
+    /// What to do.
+    pub action: Action,
+    /// Route-level mutations.
+    pub request_headers: HeaderMutations,
+    /// Route-level mutations.
+    pub response_headers: HeaderMutations,
+}
+
+/// Envoy: `RouteMatch`.
+#[derive(Debug)]
+pub struct RouteMatch {
+    /// On the raw path.
+    pub path: PathMatch,
+    /// False: the path is compared without regard to ASCII case.
+    pub case_sensitive: bool,
+    /// All must match.
+    pub headers: Vec<HeaderMatcher>,
+    /// Envoy: `RouteMatch.grpc`: only requests with a gRPC content type.
+    pub grpc_only: bool,
+    /// Envoy: `runtime_fraction`: share of requests, in parts of `.1`; none: all.
+    pub fraction: Option<(u32, u32)>,
+}
+
+/// How the path is compared.
+#[derive(Debug)]
+pub enum PathMatch {
+    /// Prefix of the path with its query.
+    Prefix(Box<[u8]>),
+    /// The whole path without its query.
+    Exact(Box<[u8]>),
+    /// Full match on the path without its query.
+    Regex(Regex),
+    /// Envoy: `path_separated_prefix`.
+    SeparatedPrefix(Box<[u8]>),
+}
+
+/// Envoy: `HeaderMatcher`. The name is lower case and may be a pseudo header
+/// (`:method`, `:path`, `:authority`, `:scheme`).
+#[derive(Debug)]
+pub struct HeaderMatcher {
+    /// Lower-case name.
+    pub name: Arc<str>,
+    /// What the value must be.
+    pub rule: HeaderMatch,
+    /// Envoy: `invert_match`. A value rule on an absent header stays false.
+    pub invert: bool,
+    /// Envoy: `treat_missing_header_as_empty`.
+    pub missing_as_empty: bool,
+}
+
+/// What a header's value must be.
+#[derive(Debug)]
+pub enum HeaderMatch {
+    /// `present_match`: must be there (true) or absent (false); an empty value
+    /// counts as present.
+    Present(bool),
+    /// Any line matches on its own.
+    Value(StringMatch),
+    /// A decimal integer in `[start, end)`.
+    Range(i64, i64),
+}
+
+/// Envoy: `StringMatcher`. `ignore_case` patterns are stored in lower case.
+#[derive(Debug)]
+pub enum StringMatch {
+    Exact {
+        value: Box<[u8]>,
+        ignore_case: bool,
+    },
+    Prefix {
+        value: Box<[u8]>,
+        ignore_case: bool,
+    },
+    Suffix {
+        value: Box<[u8]>,
+        ignore_case: bool,
+    },
+    Contains {
+        value: Box<[u8]>,
+        ignore_case: bool,
+    },
+    /// Full match.
+    Regex(Regex),
+}
+
+/// What a matched route does.
+#[derive(Debug)]
+pub enum Action {
+    /// Forward to a cluster.
+    Forward(Forward),
+    /// Answer at once.
+    Direct(DirectResponse),
+}
+
+/// Envoy: `DirectResponseAction`.
+#[derive(Debug)]
+pub struct DirectResponse {
+    /// Status code.
+    pub status: u16,
+    /// Body, possibly empty.
+    pub body: Bytes,
+}
+
+/// Envoy: `RouteAction` with `cluster` or `weighted_clusters`.
+#[derive(Debug)]
+pub struct Forward {
+    /// At least one, in order; a plain `cluster` is one target of weight 1.
+    pub targets: Box<[WeightedTarget]>,
+    /// Sum of the weights, more than 0.
+    pub total_weight: u64,
+    /// Envoy: `RouteAction.timeout`; none: no limit (0s).
+    pub timeout: Option<Duration>,
+    /// Envoy: `RouteAction.idle_timeout`, overrides the listener's stream idle
+    /// timeout.
+    pub idle_timeout: Option<Duration>,
+    /// Retry policy, if any.
+    pub retry: Option<Arc<RetryPolicy>>,
+    /// Mirrors.
+    pub mirrors: Box<[Mirror]>,
+    /// Envoy: `prefix_rewrite`, replaces the matched prefix.
+    pub prefix_rewrite: Option<Box<[u8]>>,
+    /// Envoy: `host_rewrite_literal`.
+    pub host_rewrite: Option<Box<[u8]>>,
+}
+
+/// Envoy: `WeightedCluster.ClusterWeight`.
+#[derive(Debug)]
+pub struct WeightedTarget {
+    /// Where the request goes. The slot may be empty (unknown cluster: 503 NC).
+    pub cluster: Arc<ClusterSlot>,
+    /// Relative weight; 0 is never chosen.
+    pub weight: u32,
+    /// Target-level mutations, applied first.
+    pub request_headers: HeaderMutations,
+    /// Target-level mutations, applied first.
+    pub response_headers: HeaderMutations,
+    /// Model name to put into the REST path and the gRPC `model_name`
+    /// (`rewrite`); none: the request is forwarded as it is.
+    pub rewrite_model: Option<Arc<str>>,
+}
+
+/// Envoy: `RequestMirrorPolicy`.
+#[derive(Debug)]
+pub struct Mirror {
+    /// Where the copy goes.
+    pub cluster: Arc<ClusterSlot>,
+    /// Share of requests: numerator and denominator.
+    pub fraction: (u32, u32),
+}
+
+/// Envoy: `RetryPolicy`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// Conditions.
+    pub on: RetryOn,
+    /// Most retries after the first attempt.
+    pub retries: u32,
+    /// First back-off ceiling.
+    pub base: Duration,
+    /// Highest back-off ceiling (Envoy: 10 times `base` unless given).
+    pub max: Duration,
+    /// Envoy: `per_try_timeout`; none: no limit.
+    pub per_try_timeout: Option<Duration>,
+    /// Envoy: `retriable_status_codes`.
+    pub status_codes: Vec<u16>,
+}
+
+/// Conditions of `retry_on`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RetryOn {
+    /// Any 5xx, and everything that `reset` and `connect_failure` cover.
+    pub server_error: bool,
+    /// 502, 503, 504, and resets.
+    pub gateway_error: bool,
+    /// Any reset before response headers.
+    pub reset: bool,
+    /// Connection not made.
+    pub connect_failure: bool,
+    /// HTTP/2 REFUSED_STREAM, or GOAWAY below the stream.
+    pub refused_stream: bool,
+    /// 409.
+    pub retriable_4xx: bool,
+    /// `RetryPolicy::status_codes`.
+    pub retriable_status_codes: bool,
+    /// gRPC status in trailers-only answers: cancelled, deadline-exceeded,
+    /// resource-exhausted, unavailable, internal (bit = status code).
+    pub grpc_statuses: u32,
+}
+
+/// Removals, then additions, of one level.
+#[derive(Debug, Default)]
+pub struct HeaderMutations {
+    /// Lower-case names.
+    pub remove: Box<[Arc<str>]>,
+    /// In order.
+    pub add: Box<[HeaderAdd]>,
+}
+
+impl HeaderMutations {
+    /// True if there is nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.remove.is_empty() && self.add.is_empty()
+    }
+}
+
+/// Envoy: `HeaderValueOption`.
+#[derive(Debug)]
+pub struct HeaderAdd {
+    /// Lower-case name.
+    pub name: Arc<str>,
+    /// Value.
+    pub value: HeaderValue,
+    /// What to do if the field is there already.
+    pub action: AppendAction,
+    /// Envoy: `keep_empty_value`; otherwise an empty value adds nothing.
+    pub keep_empty: bool,
+}
+
+/// A value to add: text, or text with command operators.
+#[derive(Debug)]
+pub enum HeaderValue {
+    /// As it is, `%%` already replaced.
+    Plain(Box<[u8]>),
+    /// Formatted per request (`crate::logic::format`).
+    Format(crate::logic::format::Format),
+}
+
+/// Envoy: `HeaderValueOption.HeaderAppendAction`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AppendAction {
+    /// A new line, or the first.
+    #[default]
+    AppendIfExistsOrAdd,
+    AddIfAbsent,
+    OverwriteIfExistsOrAdd,
+    OverwriteIfExists,
+}
+
+impl RouteTable {
+    /// Number of routes of all virtual hosts.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.virtual_hosts.iter().map(|v| v.routes.len()).sum()
+    }
+
+    /// True if there is no route.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}

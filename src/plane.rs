@@ -1,0 +1,154 @@
+//! What the threads of the process share: the published snapshot, the
+//! directories of clusters and endpoints, statistics and the server's state.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, RwLock};
+use std::time::{Instant, SystemTime};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use crate::dns::Endpoints;
+use crate::model::{Clusters, Resources, Snapshot};
+use crate::stats::Stats;
+
+/// Lifecycle as Envoy names it on `/ready` and `/server_info`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ServerState {
+    /// Waiting for the first clusters.
+    PreInitializing = 0,
+    /// Waiting for listeners and routes.
+    Initializing = 1,
+    /// Serving.
+    Live = 2,
+}
+
+/// Identity towards the scheduler (Envoy: `node`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Must be the scheduler's `-nodeID`, `test-id` by default.
+    pub id: String,
+    /// `test-cluster` by default; shown on `/ready`.
+    pub cluster: String,
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Self { id: "test-id".to_owned(), cluster: "test-cluster".to_owned() }
+    }
+}
+
+/// Shared state of the process.
+#[derive(Debug)]
+pub struct Plane {
+    /// What is served now. Loaded once per request.
+    pub snapshot: ArcSwap<Snapshot>,
+    /// Clusters by name.
+    pub clusters: Clusters,
+    /// Endpoint sets and the resolver behind them.
+    pub endpoints: Endpoints,
+    /// Statistics.
+    pub stats: Stats,
+    /// Accepted resources as they came.
+    pub resources: RwLock<Resources>,
+    /// The bootstrap in proto3 JSON, for `/config_dump`.
+    pub bootstrap: RwLock<serde_json::Value>,
+    /// Identity.
+    pub node: Node,
+    /// When the process started.
+    pub started: Instant,
+    /// When the process started, wall clock.
+    pub started_at: SystemTime,
+    state: AtomicU8,
+    healthcheck_failed: AtomicBool,
+    /// Bumped when draining starts or stops, so that connections notice.
+    drain: watch::Sender<Drain>,
+}
+
+/// What draining asks of connections and listeners.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drain {
+    /// Since `/healthcheck/fail` or SIGTERM: replies close their connections,
+    /// HTTP/2 sends GOAWAY.
+    pub connections: bool,
+    /// Since `/drain_listeners` or SIGTERM: data listeners stop accepting.
+    pub listeners: bool,
+    /// Since SIGTERM or `/quitquitquit`: the process ends.
+    pub exit: bool,
+}
+
+impl Plane {
+    /// A plane for `workers` worker threads with nothing to serve yet.
+    #[must_use]
+    pub fn new(workers: usize, node: Node) -> Arc<Self> {
+        Arc::new(Self {
+            snapshot: ArcSwap::default(),
+            clusters: Clusters::default(),
+            endpoints: Endpoints::default(),
+            stats: Stats::new(workers),
+            resources: RwLock::default(),
+            bootstrap: RwLock::default(),
+            node,
+            started: Instant::now(),
+            started_at: SystemTime::now(),
+            state: AtomicU8::new(ServerState::PreInitializing as u8),
+            healthcheck_failed: AtomicBool::new(false),
+            drain: watch::Sender::new(Drain::default()),
+        })
+    }
+
+    /// The lifecycle state.
+    #[must_use]
+    pub fn state(&self) -> ServerState {
+        match self.state.load(Ordering::Acquire) {
+            0 => ServerState::PreInitializing,
+            1 => ServerState::Initializing,
+            _ => ServerState::Live,
+        }
+    }
+
+    /// Moves to a lifecycle state.
+    pub fn set_state(&self, state: ServerState) {
+        self.state.store(state as u8, Ordering::Release);
+    }
+
+    /// True after `/healthcheck/fail`, until `/healthcheck/ok`.
+    #[must_use]
+    pub fn healthcheck_failed(&self) -> bool {
+        self.healthcheck_failed.load(Ordering::Acquire)
+    }
+
+    /// `/healthcheck/fail` (true) and `/healthcheck/ok` (false): readiness and
+    /// connection draining.
+    pub fn set_healthcheck_failed(&self, failed: bool) {
+        self.healthcheck_failed.store(failed, Ordering::Release);
+        self.drain.send_modify(|d| d.connections = failed || d.exit);
+    }
+
+    /// Draining as it is now; cheap, for every reply.
+    #[must_use]
+    pub fn drain(&self) -> Drain {
+        *self.drain.borrow()
+    }
+
+    /// Notified when draining changes.
+    #[must_use]
+    pub fn drain_changes(&self) -> watch::Receiver<Drain> {
+        self.drain.subscribe()
+    }
+
+    /// Data listeners stop accepting (`/drain_listeners`).
+    pub fn drain_listeners(&self) {
+        self.drain.send_modify(|d| d.listeners = true);
+    }
+
+    /// The process ends after draining (SIGTERM, `/quitquitquit`).
+    pub fn begin_exit(&self) {
+        self.drain.send_modify(|d| {
+            d.connections = true;
+            d.listeners = true;
+            d.exit = true;
+        });
+    }
+}
