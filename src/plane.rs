@@ -1,7 +1,7 @@
 //! What the threads of the process share: the published snapshot, the
 //! directories of clusters and endpoints, statistics and the server's state.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::{Instant, SystemTime};
 
@@ -60,8 +60,13 @@ pub struct Plane {
     pub started: Instant,
     /// When the process started, wall clock.
     pub started_at: SystemTime,
+    /// Version of `snapshot`, so that a connection sees with one load that
+    /// nothing changed.
+    version: AtomicU64,
     state: AtomicU8,
     healthcheck_failed: AtomicBool,
+    /// `Drain` as bits, for the hot path.
+    drain_bits: AtomicU8,
     /// Bumped when draining starts or stops, so that connections notice.
     drain: watch::Sender<Drain>,
 }
@@ -92,10 +97,24 @@ impl Plane {
             node,
             started: Instant::now(),
             started_at: SystemTime::now(),
+            version: AtomicU64::new(0),
+            drain_bits: AtomicU8::new(0),
             state: AtomicU8::new(ServerState::PreInitializing as u8),
             healthcheck_failed: AtomicBool::new(false),
             drain: watch::Sender::new(Drain::default()),
         })
+    }
+
+    /// Makes a snapshot visible to all workers.
+    pub fn publish(&self, snapshot: Arc<Snapshot>) {
+        self.snapshot.store(snapshot);
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// Changes with every publication.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
     }
 
     /// The lifecycle state.
@@ -123,13 +142,22 @@ impl Plane {
     /// connection draining.
     pub fn set_healthcheck_failed(&self, failed: bool) {
         self.healthcheck_failed.store(failed, Ordering::Release);
-        self.drain.send_modify(|d| d.connections = failed || d.exit);
+        self.change_drain(|d| d.connections = failed || d.exit);
     }
 
     /// Draining as it is now; cheap, for every reply.
     #[must_use]
     pub fn drain(&self) -> Drain {
-        *self.drain.borrow()
+        let bits = self.drain_bits.load(Ordering::Acquire);
+        Drain { connections: bits & 1 != 0, listeners: bits & 2 != 0, exit: bits & 4 != 0 }
+    }
+
+    fn change_drain(&self, change: impl FnOnce(&mut Drain)) {
+        self.drain.send_modify(|d| {
+            change(d);
+            let bits = u8::from(d.connections) | u8::from(d.listeners) << 1 | u8::from(d.exit) << 2;
+            self.drain_bits.store(bits, Ordering::Release);
+        });
     }
 
     /// Notified when draining changes.
@@ -140,15 +168,11 @@ impl Plane {
 
     /// Data listeners stop accepting (`/drain_listeners`).
     pub fn drain_listeners(&self) {
-        self.drain.send_modify(|d| d.listeners = true);
+        self.change_drain(|d| d.listeners = true);
     }
 
     /// The process ends after draining (SIGTERM, `/quitquitquit`).
     pub fn begin_exit(&self) {
-        self.drain.send_modify(|d| {
-            d.connections = true;
-            d.listeners = true;
-            d.exit = true;
-        });
+        self.change_drain(|d| *d = Drain { connections: true, listeners: true, exit: true });
     }
 }

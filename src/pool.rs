@@ -1,1 +1,331 @@
-//! (being written)
+//! Upstream connections of one worker, by address: ten thousand models on the
+//! same pods share the same few connections.
+//!
+//! HTTP/1: most recently used first, one request at a time. HTTP/2: as few
+//! connections as the peer's stream limit allows. Limits and statistics stay
+//! with the cluster whose request makes or uses the connection.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use hashbrown::HashMap;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+use crate::io::Io;
+use crate::local_reply::UpstreamError;
+use crate::model::{Cluster, ClusterSlot, Host, UpstreamProtocol};
+use crate::stats::{ClusterShard, Shard};
+use crate::upstream::Http1;
+
+/// Envoy: upstream `idle_timeout`, 1 h.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// HTTP/2 windows towards upstreams (Envoy 1.40's defaults).
+const STREAM_WINDOW: u32 = 16 * 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 24 * 1024 * 1024;
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Key {
+    address: SocketAddr,
+    protocol: UpstreamProtocol,
+    /// Identity of the TLS context; 0 without.
+    tls: usize,
+}
+
+/// All connections of a worker.
+pub(crate) struct Pools {
+    shard: Shard,
+    by_key: RefCell<HashMap<Key, Rc<HostPool>>>,
+}
+
+/// Connections to one address.
+struct HostPool {
+    host: Weak<Host>,
+    idle: RefCell<Vec<Idle>>,
+    multiplexed: RefCell<Vec<Rc<Multiplexed>>>,
+    /// An HTTP/2 connection is being made; others wait for it.
+    connecting: Cell<bool>,
+    /// Why the last making failed, for those who waited for it.
+    failed: Cell<Option<UpstreamError>>,
+    connected: Notify,
+}
+
+struct Idle {
+    connection: Box<Http1>,
+    since: Instant,
+}
+
+/// An HTTP/2 connection.
+pub(crate) struct Multiplexed {
+    sender: RefCell<SendRequest<Bytes>>,
+    /// Streams in progress.
+    active: Cell<usize>,
+    /// No new streams: closed, or GOAWAY received.
+    closed: Cell<bool>,
+}
+
+/// A place on an HTTP/2 connection; given back on drop.
+pub(crate) struct StreamPlace(Rc<Multiplexed>);
+
+impl StreamPlace {
+    /// The connection's handle for one new stream.
+    pub(crate) fn sender(&self) -> SendRequest<Bytes> {
+        self.0.sender.borrow().clone()
+    }
+
+    /// No new streams on this connection.
+    pub(crate) fn retire(&self) {
+        self.0.closed.set(true);
+    }
+}
+
+impl Drop for StreamPlace {
+    fn drop(&mut self) {
+        self.0.active.set(self.0.active.get() - 1);
+    }
+}
+
+impl Multiplexed {
+    fn has_room(&self) -> bool {
+        !self.closed.get()
+            && self.active.get() < self.sender.borrow().current_max_send_streams().max(1)
+    }
+}
+
+/// Whom a connection is for: where its events are counted.
+pub(crate) struct Purpose<'a> {
+    pub(crate) slot: &'a Arc<ClusterSlot>,
+    pub(crate) cluster: &'a Cluster,
+    pub(crate) host: &'a Arc<Host>,
+}
+
+impl Pools {
+    /// No connections yet.
+    pub(crate) fn new(shard: Shard) -> Self {
+        Self { shard, by_key: RefCell::default() }
+    }
+
+    fn host(&self, purpose: &Purpose<'_>) -> Rc<HostPool> {
+        let key = Key {
+            address: purpose.host.address,
+            protocol: purpose.cluster.protocol,
+            tls: purpose.cluster.tls.as_ref().map_or(0, |tls| Arc::as_ptr(tls).addr()),
+        };
+        let mut pools = self.by_key.borrow_mut();
+        let pool = pools.entry(key).or_insert_with(|| {
+            Rc::new(HostPool {
+                host: Arc::downgrade(purpose.host),
+                idle: RefCell::default(),
+                multiplexed: RefCell::default(),
+                connecting: Cell::new(false),
+                failed: Cell::new(None),
+                connected: Notify::new(),
+            })
+        });
+        if pool.host.strong_count() == 0 {
+            // The address left and came back: its host object is another one.
+            *pool = Rc::new(HostPool {
+                host: Arc::downgrade(purpose.host),
+                idle: RefCell::default(),
+                multiplexed: RefCell::new(pool.multiplexed.take()),
+                connecting: Cell::new(false),
+                failed: Cell::new(None),
+                connected: Notify::new(),
+            });
+        }
+        Rc::clone(pool)
+    }
+
+    /// An HTTP/1 connection to this host, idle or new.
+    ///
+    /// # Errors
+    /// Refused, timed out, or failed in the TLS handshake.
+    pub(crate) async fn http1(&self, purpose: &Purpose<'_>) -> Result<Box<Http1>, UpstreamError> {
+        let pool = self.host(purpose);
+        loop {
+            let idle = pool.idle.borrow_mut().pop();
+            let Some(idle) = idle else { break };
+            if idle.connection.is_reusable() {
+                return Ok(idle.connection);
+            }
+        }
+        let stats = purpose.slot.stats.shard(self.shard);
+        let io = connect(purpose, stats).await?;
+        stats.upstream_cx_http1_total.inc();
+        Ok(Box::new(Http1::new(io, Open::new(Arc::clone(purpose.slot), self.shard))))
+    }
+
+    /// Takes a connection back whose exchange ended cleanly.
+    pub(crate) fn give_back(&self, purpose: &Purpose<'_>, mut connection: Box<Http1>) {
+        connection.relax();
+        let pool = self.host(purpose);
+        pool.idle.borrow_mut().push(Idle { connection, since: Instant::now() });
+    }
+
+    /// A place for a stream on an HTTP/2 connection to this host.
+    ///
+    /// # Errors
+    /// Refused, timed out, or failed in a handshake.
+    pub(crate) async fn http2(&self, purpose: &Purpose<'_>) -> Result<StreamPlace, UpstreamError> {
+        let pool = self.host(purpose);
+        loop {
+            if let Some(place) = pool.place() {
+                return Ok(place);
+            }
+            if pool.connecting.get() {
+                pool.connected.notified().await;
+                match pool.failed.get() {
+                    Some(e) if !pool.connecting.get() => return Err(e),
+                    _ => continue,
+                }
+            }
+            pool.connecting.set(true);
+            let guard = Connecting(&pool);
+            let made = self.connect_http2(purpose, &pool).await;
+            pool.failed.set(made.err());
+            drop(guard);
+            made?;
+        }
+    }
+
+    async fn connect_http2(
+        &self,
+        purpose: &Purpose<'_>,
+        pool: &Rc<HostPool>,
+    ) -> Result<(), UpstreamError> {
+        let stats = purpose.slot.stats.shard(self.shard);
+        let io = connect(purpose, stats).await?;
+        let open = Open::new(Arc::clone(purpose.slot), self.shard);
+        let (sender, connection) = h2::client::Builder::new()
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_concurrent_streams(1024)
+            .enable_push(false)
+            .handshake::<_, Bytes>(io)
+            .await
+            .map_err(|_| UpstreamError::ClosedBeforeHeaders)?;
+        stats.upstream_cx_http2_total.inc();
+        let multiplexed = Rc::new(Multiplexed {
+            sender: RefCell::new(sender),
+            active: Cell::new(0),
+            closed: Cell::new(false),
+        });
+        pool.multiplexed.borrow_mut().push(Rc::clone(&multiplexed));
+        let pool = Rc::downgrade(pool);
+        tokio::task::spawn_local(async move {
+            if let Err(e) = connection.await {
+                tracing::debug!("upstream HTTP/2 connection ended: {e}");
+            }
+            multiplexed.closed.set(true);
+            drop(open);
+            if let Some(pool) = pool.upgrade() {
+                pool.multiplexed.borrow_mut().retain(|other| !Rc::ptr_eq(other, &multiplexed));
+            }
+        });
+        Ok(())
+    }
+
+    /// Drops idle connections that their peers closed, that were idle for too
+    /// long, or whose host has left every cluster.
+    pub(crate) fn sweep(&self) {
+        let now = Instant::now();
+        self.by_key.borrow_mut().retain(|_, pool| {
+            let gone = pool.host.strong_count() == 0;
+            pool.idle.borrow_mut().retain(|idle| {
+                !gone
+                    && idle.connection.is_reusable()
+                    && now.duration_since(idle.since) < IDLE_TIMEOUT
+            });
+            if gone {
+                // Streams in progress keep their connection until they end.
+                pool.multiplexed.borrow_mut().clear();
+            }
+            !gone || Rc::strong_count(pool) > 1
+        });
+    }
+}
+
+impl HostPool {
+    fn place(self: &Rc<Self>) -> Option<StreamPlace> {
+        let mut connections = self.multiplexed.borrow_mut();
+        connections.retain(|connection| !connection.closed.get());
+        let connection = connections.iter().find(|connection| connection.has_room())?;
+        connection.active.set(connection.active.get() + 1);
+        Some(StreamPlace(Rc::clone(connection)))
+    }
+}
+
+/// Wakes those who wait for a connection, however its making ends.
+struct Connecting<'a>(&'a HostPool);
+
+impl Drop for Connecting<'_> {
+    fn drop(&mut self) {
+        self.0.connecting.set(false);
+        self.0.connected.notify_waiters();
+    }
+}
+
+/// Counts an open upstream connection of a cluster.
+#[derive(Debug)]
+pub(crate) struct Open {
+    slot: Arc<ClusterSlot>,
+    shard: Shard,
+    since: Instant,
+}
+
+impl Open {
+    fn new(slot: Arc<ClusterSlot>, shard: Shard) -> Self {
+        slot.stats.shard(shard).upstream_cx_active.inc();
+        Self { slot, shard, since: Instant::now() }
+    }
+
+    /// The statistics this connection belongs to.
+    pub(crate) fn stats(&self) -> &ClusterShard {
+        self.slot.stats.shard(self.shard)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let stats = self.slot.stats.shard(self.shard);
+        stats.upstream_cx_active.dec();
+        stats.upstream_cx_destroy.inc();
+        stats.upstream_cx_length_ms.record(self.since.elapsed());
+    }
+}
+
+/// Connects, with TLS if the cluster asks for it, within `connect_timeout`.
+async fn connect(purpose: &Purpose<'_>, stats: &ClusterShard) -> Result<Io, UpstreamError> {
+    stats.upstream_cx_total.inc();
+    let started = Instant::now();
+    let made = tokio::time::timeout(purpose.cluster.connect_timeout, async {
+        let stream = TcpStream::connect(purpose.host.address).await?;
+        stream.set_nodelay(true)?;
+        match &purpose.cluster.tls {
+            None => Ok(Io::Tcp(stream)),
+            Some(tls) => tls.connect(stream, purpose.host.address).await,
+        }
+    })
+    .await;
+    match made {
+        Ok(Ok(io)) => {
+            stats.upstream_cx_connect_ms.record(started.elapsed());
+            Ok(io)
+        }
+        Ok(Err(e)) => {
+            tracing::debug!(address = %purpose.host.address, "connect: {e}");
+            stats.upstream_cx_connect_fail.inc();
+            Err(UpstreamError::ConnectFailed)
+        }
+        Err(_) => {
+            stats.upstream_cx_connect_fail.inc();
+            stats.upstream_cx_connect_timeout.inc();
+            Err(UpstreamError::ConnectTimeout)
+        }
+    }
+}

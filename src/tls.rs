@@ -26,3 +26,34 @@ impl std::fmt::Debug for UpstreamTls {
         f.write_str("UpstreamTls")
     }
 }
+
+impl UpstreamTls {
+    /// Shakes hands over a connected stream.
+    ///
+    /// # Errors
+    /// The stream's or the handshake's.
+    pub(crate) async fn connect(
+        &self,
+        stream: tokio::net::TcpStream,
+        address: std::net::SocketAddr,
+    ) -> std::io::Result<crate::io::Io> {
+        let name = rustls_pki_types::ServerName::IpAddress(address.ip().into());
+        let connector = tokio_rustls::TlsConnector::from(Arc::clone(&self.config));
+        let stream = connector.connect(name, stream).await?;
+        Ok(crate::io::Io::Tls(Box::new(stream.into())))
+    }
+}
+
+impl DownstreamTls {
+    /// Shakes hands over an accepted stream.
+    ///
+    /// # Errors
+    /// The stream's or the handshake's.
+    pub(crate) async fn accept(
+        &self,
+        stream: tokio::net::TcpStream,
+    ) -> std::io::Result<crate::io::Io> {
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(&self.config));
+        Ok(crate::io::Io::Tls(Box::new(acceptor.accept(stream).await?.into())))
+    }
+}

@@ -1,1 +1,276 @@
-//! (being written)
+//! Worker threads: one runtime each, with their own listening sockets, upstream
+//! pools and metric shards. Nothing on a request's way is shared between them
+//! but the published snapshot and the hosts' load.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+use hashbrown::HashMap;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::{AbortHandle, LocalSet};
+
+use crate::downstream;
+use crate::plane::Plane;
+use crate::pool::Pools;
+use crate::stats::Shard;
+
+/// How often pools look for connections that their peers closed or that have
+/// been idle for too long.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// What the control thread, or another worker, asks of a worker.
+#[derive(Debug)]
+pub enum Command {
+    /// Accept on this socket.
+    Listen { name: Arc<str>, address: SocketAddr, socket: std::net::TcpListener },
+    /// Close the socket of this listener.
+    Close { name: Arc<str>, address: SocketAddr },
+    /// Serve a connection that another worker accepted.
+    Serve { name: Arc<str>, stream: std::net::TcpStream },
+    /// Open access logs anew.
+    ReopenLogs,
+    /// Close all listening sockets.
+    CloseAll,
+    /// End once no stream is active, at the latest after this time.
+    Finish(Duration),
+}
+
+/// Connections per worker, for placing new ones.
+type Loads = Arc<[AtomicUsize]>;
+
+/// What a connection's tasks share within their worker.
+pub(crate) struct Worker {
+    pub(crate) plane: Arc<Plane>,
+    pub(crate) shard: Shard,
+    pub(crate) pools: Pools,
+    pub(crate) logs: crate::access_log::WorkerLogs,
+    pub(crate) taps: crate::tap::Taps,
+    rng: RefCell<SmallRng>,
+    date: RefCell<(u64, [u8; 29])>,
+    /// Requests in progress.
+    pub(crate) streams: Cell<usize>,
+    /// HTTP/2 connections, which end in order when draining.
+    pub(crate) multiplexed: Cell<usize>,
+    /// Counts connections, for the logs.
+    pub(crate) connections: Cell<u64>,
+    loads: Loads,
+    peers: Vec<UnboundedSender<Command>>,
+}
+
+impl Worker {
+    /// A uniform random number.
+    pub(crate) fn draw(&self) -> u64 {
+        self.rng.borrow_mut().random()
+    }
+
+    /// Runs with the worker's random numbers.
+    pub(crate) fn with_rng<T>(&self, f: impl FnOnce(&mut SmallRng) -> T) -> T {
+        f(&mut self.rng.borrow_mut())
+    }
+
+    /// The `date` of now, rendered once a second.
+    pub(crate) fn date(&self) -> [u8; 29] {
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |elapsed| elapsed.as_secs());
+        let mut cached = self.date.borrow_mut();
+        if cached.0 != now {
+            *cached = (now, crate::http1::date::http_date(now));
+        }
+        cached.1
+    }
+
+    fn load(&self) -> &AtomicUsize {
+        &self.loads[self.shard.index - 1]
+    }
+
+    /// The worker with fewer connections than this one, if there is one.
+    fn less_loaded(&self) -> Option<usize> {
+        let mine = self.load().load(Ordering::Relaxed);
+        let loads = self.loads.iter().map(|l| l.load(Ordering::Relaxed));
+        let (index, least) = loads.enumerate().min_by_key(|(_, load)| *load)?;
+        (least < mine).then_some(index)
+    }
+}
+
+/// Handles to all workers.
+#[derive(Debug)]
+pub struct Workers {
+    /// Where commands go, by worker.
+    pub senders: Vec<UnboundedSender<Command>>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Workers {
+    /// Starts `count` worker threads.
+    ///
+    /// # Errors
+    /// The system's, if a thread or its reactor cannot be made.
+    pub fn start(plane: &Arc<Plane>, count: usize, shared: &WorkerShared) -> io::Result<Self> {
+        let (senders, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| unbounded_channel()).unzip();
+        let loads: Loads = (0..count).map(|_| AtomicUsize::new(0)).collect();
+        let mut threads = Vec::with_capacity(count);
+        for (index, commands) in receivers.into_iter().enumerate() {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let (plane, loads) = (Arc::clone(plane), Arc::clone(&loads));
+            let (peers, shared) = (senders.clone(), shared.clone());
+            let thread =
+                std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+                    let shard = Shard { index: index + 1, of: count + 1 };
+                    let worker = Rc::new(Worker {
+                        pools: Pools::new(shard),
+                        logs: shared.logs.worker(),
+                        taps: shared.taps.clone(),
+                        plane,
+                        shard,
+                        rng: RefCell::new(SmallRng::from_os_rng()),
+                        date: RefCell::new((u64::MAX, [b' '; 29])),
+                        streams: Cell::new(0),
+                        multiplexed: Cell::new(0),
+                        connections: Cell::new(index as u64),
+                        loads,
+                        peers,
+                    });
+                    let local = LocalSet::new();
+                    local.block_on(&runtime, run(worker, commands));
+                })?;
+            threads.push(thread);
+        }
+        Ok(Self { senders, threads })
+    }
+
+    /// Sends a command to every worker.
+    pub fn broadcast(&self, command: impl Fn() -> Command) {
+        for sender in &self.senders {
+            let _ = sender.send(command());
+        }
+    }
+
+    /// Waits for all workers to end.
+    pub fn join(self) {
+        drop(self.senders);
+        for thread in self.threads {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What workers share that is not on a request's way: the writers behind the
+/// access logs and the taps.
+#[derive(Clone, Debug)]
+pub struct WorkerShared {
+    /// Access log files.
+    pub logs: crate::access_log::AccessLogs,
+    /// Tap files.
+    pub taps: crate::tap::Taps,
+}
+
+/// Accept loops by listener name and address.
+type Accepting = HashMap<(Arc<str>, SocketAddr), AbortHandle>;
+
+async fn run(worker: Rc<Worker>, mut commands: UnboundedReceiver<Command>) {
+    let mut accepting = Accepting::new();
+    let mut sweep = tokio::time::interval(SWEEP);
+    sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            command = commands.recv() => match command {
+                Some(Command::Listen { name, address, socket }) => {
+                    listen(&worker, &mut accepting, name, address, socket);
+                }
+                Some(Command::Close { name, address }) => {
+                    if let Some(task) = accepting.remove(&(name, address)) {
+                        task.abort();
+                    }
+                }
+                Some(Command::Serve { name, stream }) => {
+                    if let Ok(stream) = TcpStream::from_std(stream) {
+                        serve(&worker, name, stream);
+                    }
+                }
+                Some(Command::ReopenLogs) => worker.logs.flush(),
+                Some(Command::CloseAll) => accepting.drain().for_each(|(_, task)| task.abort()),
+                Some(Command::Finish(limit)) => {
+                    accepting.drain().for_each(|(_, task)| task.abort());
+                    finish(&worker, limit).await;
+                    return worker.logs.flush();
+                }
+                None => return worker.logs.flush(),
+            },
+            _ = sweep.tick() => {
+                worker.pools.sweep();
+                worker.logs.tick();
+            }
+        }
+    }
+}
+
+/// Waits until no stream is active and HTTP/2 connections have said goodbye.
+async fn finish(worker: &Rc<Worker>, limit: Duration) {
+    let deadline = tokio::time::Instant::now() + limit;
+    let mut tick = tokio::time::interval(Duration::from_millis(5));
+    while worker.streams.get() > 0 || worker.multiplexed.get() > 0 {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = tokio::time::sleep_until(deadline) => return,
+        }
+    }
+}
+
+fn listen(
+    worker: &Rc<Worker>,
+    accepting: &mut Accepting,
+    name: Arc<str>,
+    address: SocketAddr,
+    socket: std::net::TcpListener,
+) {
+    let socket = match TcpListener::from_std(socket) {
+        Ok(socket) => socket,
+        Err(e) => return tracing::error!(listener = %name, %address, "cannot listen: {e}"),
+    };
+    let task = tokio::task::spawn_local(accept(Rc::clone(worker), Arc::clone(&name), socket));
+    accepting.insert((name, address), task.abort_handle());
+}
+
+async fn accept(worker: Rc<Worker>, name: Arc<str>, socket: TcpListener) {
+    loop {
+        match socket.accept().await {
+            Ok((stream, _)) => place(&worker, &name, stream),
+            Err(e) => {
+                // Out of descriptors, mostly: the queue keeps the others.
+                tracing::warn!(listener = %name, "accept: {e}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+/// Serves a new connection here, or on the worker that has the fewest.
+fn place(worker: &Rc<Worker>, name: &Arc<str>, stream: TcpStream) {
+    let Some(other) = worker.less_loaded() else {
+        return serve(worker, Arc::clone(name), stream);
+    };
+    match stream.into_std() {
+        Ok(stream) => {
+            let _ = worker.peers[other].send(Command::Serve { name: Arc::clone(name), stream });
+        }
+        Err(e) => tracing::warn!(listener = %name, "cannot hand a connection over: {e}"),
+    }
+}
+
+fn serve(worker: &Rc<Worker>, name: Arc<str>, stream: TcpStream) {
+    worker.load().fetch_add(1, Ordering::Relaxed);
+    let worker = Rc::clone(worker);
+    tokio::task::spawn_local(async move {
+        downstream::serve(&worker, &name, stream).await;
+        worker.load().fetch_sub(1, Ordering::Relaxed);
+    });
+}

@@ -9,4 +9,5 @@ pub mod index;
 pub mod matching;
 pub mod mutation;
 pub mod retry;
+pub mod rewrite;
 pub mod weighted;

@@ -50,6 +50,38 @@ pub struct ClusterSlot {
     current: ArcSwapOption<Cluster>,
     /// Counters, kept when the cluster is replaced (as Envoy's by name).
     pub stats: ClusterStats,
+    /// What its circuit breakers count, of all workers.
+    pub usage: Usage,
+}
+
+/// Resources in use, for circuit breakers (Envoy: `ResourceManager`, priority
+/// DEFAULT).
+#[derive(Debug, Default)]
+pub struct Usage {
+    /// HTTP/1 requests that hold a connection.
+    pub connections: AtomicU32,
+    /// Requests that wait for a connection.
+    pub pending: AtomicU32,
+    /// HTTP/2 requests in progress.
+    pub requests: AtomicU32,
+    /// Retries, from the start of their back-off to their end.
+    pub retries: AtomicU32,
+    /// Wakes requests that wait for a connection.
+    waiters: std::sync::OnceLock<Box<tokio::sync::Notify>>,
+}
+
+impl Usage {
+    /// The queue of requests that wait for a connection.
+    pub fn waiters(&self) -> &tokio::sync::Notify {
+        self.waiters.get_or_init(Box::default)
+    }
+
+    /// Wakes one waiting request, if any ever waited.
+    pub fn wake_one(&self) {
+        if let Some(waiters) = self.waiters.get() {
+            waiters.notify_one();
+        }
+    }
 }
 
 impl ClusterSlot {
@@ -81,6 +113,7 @@ impl Clusters {
                 name: name.clone(),
                 current: ArcSwapOption::empty(),
                 stats: ClusterStats::default(),
+                usage: Usage::default(),
             })
         });
         Arc::clone(slot)

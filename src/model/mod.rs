@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 pub use cluster::{
     Cluster, ClusterName, ClusterSlot, Clusters, EndpointAddress, EndpointSet, Host, Limits,
-    UpstreamProtocol,
+    UpstreamProtocol, Usage,
 };
 pub use listener::{
     AccessLog, AccessLogFormat, AccessLogSink, Listener, ListenerConfig, ListenerKind, LogFilter,

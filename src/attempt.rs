@@ -1,0 +1,284 @@
+//! One attempt at a cluster: a host, a connection, an exchange.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::Poll;
+
+use crate::exchange::{Body, Downstream, DownstreamError, Exchange, Failure, RequestBody, Upstream};
+use crate::headers::{HeaderId, RequestHead, ResponseHead};
+use crate::local_reply::UpstreamError;
+use crate::logic::balancer;
+use crate::model::{Cluster, ClusterSlot, Host, UpstreamProtocol};
+use crate::pool::Purpose;
+use crate::stats::ClusterShard;
+use crate::timer::IdleTimer;
+use crate::upstream::Http2;
+use crate::worker::Worker;
+
+/// What to do with an answer's head.
+pub(crate) enum Verdict {
+    /// It has been sent to the client; the body follows.
+    Forward,
+    /// Drop the answer and try again.
+    Retry,
+}
+
+/// How an attempt ended.
+pub(crate) enum Ended {
+    /// The answer has left, with so many body bytes.
+    Complete(u64),
+    /// The verdict was to retry.
+    Retry,
+    /// It failed; `started` if the answer's head had been forwarded, with so
+    /// many body bytes sent.
+    Failed { failure: Failure, started: bool, sent: u64 },
+}
+
+impl From<UpstreamError> for Ended {
+    fn from(e: UpstreamError) -> Self {
+        Self::Failed { failure: Failure::Upstream(e), started: false, sent: 0 }
+    }
+}
+
+/// An attempt's fixed parts.
+pub(crate) struct Attempt<'a> {
+    pub(crate) worker: &'a Rc<Worker>,
+    pub(crate) slot: &'a Arc<ClusterSlot>,
+    pub(crate) cluster: &'a Cluster,
+    pub(crate) head: &'a RequestHead,
+}
+
+/// An attempt's moving parts.
+pub(crate) struct Ends<'a, D> {
+    pub(crate) down: &'a mut D,
+    pub(crate) body: &'a mut RequestBody,
+    pub(crate) answer: &'a mut ResponseHead,
+    pub(crate) idle: &'a mut IdleTimer,
+}
+
+impl Attempt<'_> {
+    /// Chooses a host, least request of two.
+    pub(crate) fn pick(&self) -> Option<Arc<Host>> {
+        let hosts = self.cluster.endpoints.hosts();
+        self.worker.with_rng(|rng| balancer::pick(&hosts, rng).map(Arc::clone))
+    }
+
+    /// Runs the attempt on a host. `on_head` sees the answer's final head and
+    /// forwards it, or asks for a retry.
+    pub(crate) async fn run<D: Downstream>(
+        &self,
+        host: &Arc<Host>,
+        ends: &mut Ends<'_, D>,
+        on_head: impl FnOnce(&mut D, &RequestBody, &mut ResponseHead, Body) -> Head,
+    ) -> Ended {
+        let _load = Count::new(&host.active);
+        let purpose = Purpose { slot: self.slot, cluster: self.cluster, host };
+        let stats = self.slot.stats.shard(self.worker.shard);
+        match self.cluster.protocol {
+            UpstreamProtocol::Http1 => self.http1(&purpose, stats, ends, on_head).await,
+            UpstreamProtocol::Http2 => self.http2(&purpose, stats, ends, on_head).await,
+        }
+    }
+
+    async fn http1<D: Downstream>(
+        &self,
+        purpose: &Purpose<'_>,
+        stats: &ClusterShard,
+        ends: &mut Ends<'_, D>,
+        on_head: impl FnOnce(&mut D, &RequestBody, &mut ResponseHead, Body) -> Head,
+    ) -> Ended {
+        let permit = match self.connection_permit(stats, ends).await {
+            Ok(permit) => permit,
+            Err(ended) => return ended,
+        };
+        let mut up = match present(ends, self.worker.pools.http1(purpose)).await {
+            Ok(up) => up,
+            Err(ended) => return ended,
+        };
+        let _active = Running::new(stats);
+        let ended = self.exchange(&mut *up, ends, on_head).await;
+        match ended {
+            Ended::Complete(_) if up.is_reusable() => self.worker.pools.give_back(purpose, up),
+            Ended::Complete(_) => {}
+            _ => up.cut(),
+        }
+        drop(permit);
+        ended
+    }
+
+    async fn http2<D: Downstream>(
+        &self,
+        purpose: &Purpose<'_>,
+        stats: &ClusterShard,
+        ends: &mut Ends<'_, D>,
+        on_head: impl FnOnce(&mut D, &RequestBody, &mut ResponseHead, Body) -> Head,
+    ) -> Ended {
+        let usage = &self.slot.usage;
+        if usage.requests.load(Ordering::Relaxed) >= self.cluster.limits.max_requests {
+            stats.upstream_rq_pending_overflow.inc();
+            return UpstreamError::Overflow.into();
+        }
+        let _count = Count::new(&usage.requests);
+        let up = async { Http2::open(self.worker.pools.http2(purpose).await?).await };
+        let mut up = match present(ends, up).await {
+            Ok(up) => up,
+            Err(ended) => return ended,
+        };
+        let _active = Running::new(stats);
+        self.exchange(&mut up, ends, on_head).await
+    }
+
+    /// The right to hold an HTTP/1 connection of this cluster; waits in the
+    /// cluster's bounded queue if all are taken.
+    async fn connection_permit<D: Downstream>(
+        &self,
+        stats: &ClusterShard,
+        ends: &mut Ends<'_, D>,
+    ) -> Result<Permit<'_>, Ended> {
+        let (usage, limits) = (&self.slot.usage, &self.cluster.limits);
+        if let Some(permit) = Permit::take(self.slot, limits.max_connections) {
+            return Ok(permit);
+        }
+        stats.upstream_cx_overflow.inc();
+        if usage.pending.load(Ordering::Relaxed) >= limits.max_pending_requests {
+            stats.upstream_rq_pending_overflow.inc();
+            return Err(UpstreamError::Overflow.into());
+        }
+        let _pending = Count::new(&usage.pending);
+        stats.upstream_rq_pending_total.inc();
+        stats.upstream_rq_pending_active.inc();
+        let permit = present(ends, async {
+            loop {
+                let woken = usage.waiters().notified();
+                if let Some(permit) = Permit::take(self.slot, limits.max_connections) {
+                    return Ok(permit);
+                }
+                woken.await;
+            }
+        })
+        .await;
+        stats.upstream_rq_pending_active.dec();
+        permit
+    }
+
+    async fn exchange<D: Downstream, U: Upstream>(
+        &self,
+        up: &mut U,
+        ends: &mut Ends<'_, D>,
+        on_head: impl FnOnce(&mut D, &RequestBody, &mut ResponseHead, Body) -> Head,
+    ) -> Ended {
+        let kind = self.request_body(ends.body);
+        if let Err(e) = up.send_head(self.head, kind) {
+            return e.into();
+        }
+        let mut exchange = Exchange::new(kind == Body::Empty);
+        let Ends { down, body, answer, idle } = ends;
+        let found = match exchange.head(*down, up, body, answer, idle).await {
+            Ok(found) => found,
+            Err(failure) => return Ended::Failed { failure, started: false, sent: 0 },
+        };
+        match on_head(down, body, answer, found) {
+            Ok(Verdict::Forward) => {}
+            Ok(Verdict::Retry) => return Ended::Retry,
+            Err(e) => {
+                let failure = Failure::Downstream(e);
+                return Ended::Failed { failure, started: true, sent: 0 };
+            }
+        }
+        let ended = exchange.body(*down, up, body, idle).await;
+        let sent = exchange.sent;
+        match ended {
+            Ok(()) => Ended::Complete(sent),
+            Err(failure) => Ended::Failed { failure, started: true, sent },
+        }
+    }
+
+    fn request_body(&self, body: &RequestBody) -> Body {
+        if body.is_empty() {
+            return Body::Empty;
+        }
+        let declared = self.head.headers.first(HeaderId::ContentLength);
+        declared
+            .and_then(|value| std::str::from_utf8(value).ok()?.parse().ok())
+            .map_or(Body::Unknown, Body::Length)
+    }
+}
+
+/// What [`Attempt::run`]'s callback says.
+pub(crate) type Head = Result<Verdict, DownstreamError>;
+
+/// Waits for something of the upstream's while the client is still there.
+async fn present<D: Downstream, T>(
+    ends: &mut Ends<'_, D>,
+    wanted: impl Future<Output = Result<T, UpstreamError>>,
+) -> Result<T, Ended> {
+    let mut wanted = pin!(wanted);
+    poll_fn(|cx| {
+        if let Poll::Ready(got) = wanted.as_mut().poll(cx) {
+            return Poll::Ready(got.map_err(Ended::from));
+        }
+        if ends.body.complete && ends.down.poll_gone(cx).is_ready() {
+            let failure = Failure::Downstream(DownstreamError::Gone);
+            return Poll::Ready(Err(Ended::Failed { failure, started: false, sent: 0 }));
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// One more while it lives.
+struct Count<'a>(&'a AtomicU32);
+
+impl<'a> Count<'a> {
+    fn new(count: &'a AtomicU32) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Count<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The right to hold a connection of a cluster.
+struct Permit<'a>(&'a ClusterSlot);
+
+impl<'a> Permit<'a> {
+    fn take(slot: &'a ClusterSlot, limit: u32) -> Option<Self> {
+        let held = slot.usage.connections.fetch_add(1, Ordering::Relaxed);
+        if held < limit {
+            return Some(Self(slot));
+        }
+        slot.usage.connections.fetch_sub(1, Ordering::Relaxed);
+        None
+    }
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        self.0.usage.connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.usage.wake_one();
+    }
+}
+
+/// A request in progress on a connection.
+struct Running<'a>(&'a ClusterShard);
+
+impl<'a> Running<'a> {
+    fn new(stats: &'a ClusterShard) -> Self {
+        stats.upstream_rq_total.inc();
+        stats.upstream_rq_active.inc();
+        Self(stats)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.upstream_rq_active.dec();
+    }
+}

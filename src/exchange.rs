@@ -1,0 +1,429 @@
+//! One attempt: a request's body on its way up, the answer on its way down,
+//! both at once, with back-pressure from the slower end.
+//!
+//! The two ends are [`Downstream`] and [`Upstream`], each HTTP/1 or HTTP/2. An
+//! exchange is polled by one task and owns nothing but its progress, so an
+//! attempt costs no task, no channel and no allocation.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::HeaderMap;
+
+use crate::headers::{RequestHead, ResponseHead};
+use crate::local_reply::UpstreamError;
+use crate::logic::rewrite::GrpcRename;
+use crate::timer::IdleTimer;
+
+/// Why a request could not be read to its end, or an answer not be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DownstreamError {
+    /// The client closed the connection or reset the stream.
+    Gone,
+    /// The request's body is malformed: 400.
+    Malformed,
+}
+
+/// How the end of a message is found, as far as the other side must know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Body {
+    /// There is none.
+    Empty,
+    /// Exactly so many bytes.
+    Length(u64),
+    /// Until its sender says so.
+    Unknown,
+}
+
+/// The client's side of one request.
+pub(crate) trait Downstream {
+    /// The next piece of the request's body; `None` at its end.
+    fn poll_data(&mut self, cx: &mut Context<'_>)
+    -> Poll<Option<Result<Bytes, DownstreamError>>>;
+    /// Trailers, after the end of the body.
+    fn take_trailers(&mut self) -> Option<HeaderMap>;
+    /// Ready once the client has left. Called after the body's end.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+    /// Queues the answer's head; `close` tells an HTTP/1 client to leave.
+    ///
+    /// # Errors
+    /// The client has left.
+    fn send_head(
+        &mut self,
+        head: &mut ResponseHead,
+        body: Body,
+        close: bool,
+    ) -> Result<(), DownstreamError>;
+    /// Ready when there is room for a piece of body.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), DownstreamError>>;
+    /// Queues a piece of body; only when there is room.
+    fn send_data(&mut self, data: Bytes);
+    /// Ends the answer.
+    fn finish(&mut self, trailers: Option<HeaderMap>);
+    /// Ready when everything queued has left.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), DownstreamError>>;
+    /// Cuts the answer short so that the client notices.
+    fn abort(&mut self);
+}
+
+/// The upstream's side of one attempt.
+pub(crate) trait Upstream {
+    /// Queues the request's head; `body` is [`Body::Empty`] if nothing follows.
+    ///
+    /// # Errors
+    /// The connection has ended, or the head cannot be expressed.
+    fn send_head(&mut self, head: &RequestHead, body: Body) -> Result<(), UpstreamError>;
+    /// Ready when there is room for a piece of body.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UpstreamError>>;
+    /// Queues a piece of body; only when there is room.
+    fn send_data(&mut self, data: Bytes);
+    /// Ends the request.
+    fn finish(&mut self, trailers: Option<HeaderMap>);
+    /// Ready when everything queued has left.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UpstreamError>>;
+    /// The answer's final head (1xx but 101 are swallowed).
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        head: &mut ResponseHead,
+    ) -> Poll<Result<Body, UpstreamError>>;
+    /// The next piece of the answer's body; `None` at its end.
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, UpstreamError>>>;
+    /// Trailers, after the end of the body.
+    fn take_trailers(&mut self) -> Option<HeaderMap>;
+}
+
+/// Envoy's per-connection buffer limit, which bounds what is kept for a retry:
+/// 1 MiB.
+pub(crate) const REPLAY_LIMIT: usize = 1024 * 1024;
+
+/// The body of a request on its way to one or more attempts.
+#[derive(Debug, Default)]
+pub(crate) struct RequestBody {
+    /// Pieces to send; while a retry is possible, also those that were sent.
+    ready: VecDeque<Bytes>,
+    /// Bytes received and stored so far.
+    kept: usize,
+    /// Pieces of `ready` that the current attempt has sent.
+    replayed: usize,
+    keep: bool,
+    /// The body went over the limit: no retry any more.
+    pub(crate) abandoned: bool,
+    /// The client has sent everything.
+    pub(crate) complete: bool,
+    trailers: Option<HeaderMap>,
+    /// Body bytes received from the client.
+    pub(crate) bytes: u64,
+    /// When the client had sent everything.
+    pub(crate) completed: Option<Instant>,
+    /// Puts the chosen arm's model name into gRPC messages.
+    pub(crate) rename: Option<GrpcRename>,
+    /// Copies of the body, for mirrors.
+    pub(crate) tees: Vec<crate::mirror::Tee>,
+}
+
+impl RequestBody {
+    /// A body that is kept for retries if `keep`.
+    pub(crate) fn new(keep: bool, complete: bool) -> Self {
+        let completed = complete.then(Instant::now);
+        Self { keep, complete, completed, ..Self::default() }
+    }
+
+    /// True if the next attempt can send the whole body again.
+    pub(crate) fn can_replay(&self) -> bool {
+        self.keeps()
+    }
+
+    /// Starts over for the next attempt.
+    pub(crate) fn rewind(&mut self) {
+        self.replayed = 0;
+    }
+
+    /// True if nothing follows the head.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.complete && self.kept == 0 && self.trailers.is_none()
+    }
+
+    /// The next piece for the current attempt.
+    fn poll_next<D: Downstream>(
+        &mut self,
+        down: &mut D,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, DownstreamError>>> {
+        loop {
+            if let Some(ready) = self.ready.get(self.replayed) {
+                let piece = ready.clone();
+                if self.keeps() {
+                    self.replayed += 1;
+                } else {
+                    self.ready.pop_front();
+                }
+                return Poll::Ready(Some(Ok(piece)));
+            }
+            if self.complete {
+                return Poll::Ready(None);
+            }
+            if let Err(e) = ready!(self.poll_receive(down, cx)) {
+                return Poll::Ready(Some(Err(e)));
+            }
+        }
+    }
+
+    /// Takes one piece, or the end, from the client.
+    fn poll_receive<D: Downstream>(
+        &mut self,
+        down: &mut D,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), DownstreamError>> {
+        match ready!(down.poll_data(cx)) {
+            Some(Ok(data)) => {
+                self.bytes += data.len() as u64;
+                match self.rename.take() {
+                    Some(mut rename) => {
+                        rename.push(data, &mut |piece| self.store(piece));
+                        self.rename = Some(rename);
+                    }
+                    None => self.store(data),
+                }
+            }
+            None => {
+                if let Some(rest) = self.rename.as_mut().and_then(GrpcRename::finish) {
+                    self.store(rest);
+                }
+                self.complete = true;
+                self.completed = Some(Instant::now());
+                self.trailers = down.take_trailers();
+                for tee in &mut self.tees {
+                    tee.end(self.trailers.clone());
+                }
+            }
+            Some(Err(e)) => return Poll::Ready(Err(e)),
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn store(&mut self, piece: Bytes) {
+        if piece.is_empty() {
+            return;
+        }
+        for tee in &mut self.tees {
+            tee.data(&piece);
+        }
+        self.kept += piece.len();
+        self.ready.push_back(piece);
+        if self.keep && !self.abandoned && self.kept > REPLAY_LIMIT {
+            self.abandoned = true;
+            self.ready.drain(..self.replayed);
+            self.replayed = 0;
+        }
+    }
+
+    /// While a retry waits: goes on reading, within the replay limit, and
+    /// notices when the client leaves.
+    pub(crate) fn poll_idle<D: Downstream>(
+        &mut self,
+        down: &mut D,
+        cx: &mut Context<'_>,
+    ) -> Poll<DownstreamError> {
+        while !self.complete && self.kept < REPLAY_LIMIT / 2 {
+            if let Err(e) = ready!(self.poll_receive(down, cx)) {
+                return Poll::Ready(e);
+            }
+        }
+        if self.complete && down.poll_gone(cx).is_ready() {
+            return Poll::Ready(DownstreamError::Gone);
+        }
+        Poll::Pending
+    }
+
+    fn keeps(&self) -> bool {
+        self.keep && !self.abandoned
+    }
+}
+
+/// How an exchange ended without an answer, or within it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// The client.
+    Downstream(DownstreamError),
+    /// The upstream; retriable while no head was forwarded.
+    Upstream(UpstreamError),
+    /// No byte either way for the stream idle timeout.
+    Idle,
+}
+
+/// Progress of one attempt.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    request_sent: bool,
+    /// Writing failed; the upstream may still have answered.
+    write_failed: Option<UpstreamError>,
+    response_ended: bool,
+    /// Body bytes sent to the client.
+    pub(crate) sent: u64,
+}
+
+impl Exchange {
+    /// An attempt whose head has been queued; `empty` if no body follows.
+    pub(crate) fn new(empty: bool) -> Self {
+        Self { request_sent: empty, write_failed: None, response_ended: false, sent: 0 }
+    }
+
+    /// True once the whole request has been handed to the upstream.
+    pub(crate) fn request_sent(&self) -> bool {
+        self.request_sent
+    }
+
+    /// Sends the request until the answer's head is there.
+    pub(crate) async fn head<D: Downstream, U: Upstream>(
+        &mut self,
+        down: &mut D,
+        up: &mut U,
+        body: &mut RequestBody,
+        head: &mut ResponseHead,
+        idle: &mut IdleTimer,
+    ) -> Result<Body, Failure> {
+        poll_fn(|cx| {
+            loop {
+                let moved = match self.push(down, up, body, cx) {
+                    Ok(moved) => moved,
+                    Err(e) => return Poll::Ready(Err(Failure::Downstream(e))),
+                };
+                if moved {
+                    idle.touch();
+                    continue;
+                }
+                match up.poll_head(cx, head) {
+                    Poll::Ready(Ok(kind)) => return Poll::Ready(Ok(kind)),
+                    Poll::Ready(Err(e)) => {
+                        return Poll::Ready(Err(Failure::Upstream(e)));
+                    }
+                    Poll::Pending => {}
+                }
+                if body.complete && down.poll_gone(cx).is_ready() {
+                    return Poll::Ready(Err(Failure::Downstream(DownstreamError::Gone)));
+                }
+                if idle.poll_expired(cx).is_ready() {
+                    return Poll::Ready(Err(Failure::Idle));
+                }
+                return Poll::Pending;
+            }
+        })
+        .await
+    }
+
+    /// Forwards the answer's body, and what is left of the request's, until the
+    /// answer has left.
+    pub(crate) async fn body<D: Downstream, U: Upstream>(
+        &mut self,
+        down: &mut D,
+        up: &mut U,
+        body: &mut RequestBody,
+        idle: &mut IdleTimer,
+    ) -> Result<(), Failure> {
+        poll_fn(|cx| {
+            loop {
+                let mut moved = false;
+                if !self.response_ended {
+                    moved |= match self.push(down, up, body, cx) {
+                        Ok(moved) => moved,
+                        Err(e) => return Poll::Ready(Err(Failure::Downstream(e))),
+                    };
+                    moved |= match self.pull(down, up, cx) {
+                        Ok(moved) => moved,
+                        Err(e) => return Poll::Ready(Err(e)),
+                    };
+                }
+                if moved {
+                    idle.touch();
+                    continue;
+                }
+                match down.poll_flush(cx) {
+                    Poll::Ready(Err(e)) => return Poll::Ready(Err(Failure::Downstream(e))),
+                    Poll::Ready(Ok(())) if self.response_ended => return Poll::Ready(Ok(())),
+                    _ => {}
+                }
+                if body.complete && !self.response_ended && down.poll_gone(cx).is_ready() {
+                    return Poll::Ready(Err(Failure::Downstream(DownstreamError::Gone)));
+                }
+                if idle.poll_expired(cx).is_ready() {
+                    return Poll::Ready(Err(Failure::Idle));
+                }
+                return Poll::Pending;
+            }
+        })
+        .await
+    }
+
+    /// Moves the request's body on; true if something moved.
+    fn push<D: Downstream, U: Upstream>(
+        &mut self,
+        down: &mut D,
+        up: &mut U,
+        body: &mut RequestBody,
+        cx: &mut Context<'_>,
+    ) -> Result<bool, DownstreamError> {
+        if self.write_failed.is_some() {
+            return Ok(false);
+        }
+        let mut moved = false;
+        while !self.request_sent {
+            match up.poll_room(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(e)) => {
+                    self.write_failed = Some(e);
+                    return Ok(moved);
+                }
+                Poll::Pending => break,
+            }
+            match body.poll_next(down, cx) {
+                Poll::Ready(Some(Ok(data))) => up.send_data(data),
+                Poll::Ready(Some(Err(e))) => return Err(e),
+                Poll::Ready(None) => {
+                    up.finish(body.trailers.clone());
+                    self.request_sent = true;
+                }
+                Poll::Pending => break,
+            }
+            moved = true;
+        }
+        if let Poll::Ready(Err(e)) = up.poll_flush(cx) {
+            self.write_failed = Some(e);
+        }
+        Ok(moved)
+    }
+
+    /// Moves the answer's body on; true if something moved.
+    fn pull<D: Downstream, U: Upstream>(
+        &mut self,
+        down: &mut D,
+        up: &mut U,
+        cx: &mut Context<'_>,
+    ) -> Result<bool, Failure> {
+        let mut moved = false;
+        loop {
+            match down.poll_room(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(e)) => return Err(Failure::Downstream(e)),
+                Poll::Pending => return Ok(moved),
+            }
+            match up.poll_data(cx) {
+                Poll::Ready(Some(Ok(data))) => {
+                    self.sent += data.len() as u64;
+                    down.send_data(data);
+                }
+                Poll::Ready(None) => {
+                    down.finish(up.take_trailers());
+                    self.response_ended = true;
+                    return Ok(true);
+                }
+                Poll::Ready(Some(Err(e))) => return Err(Failure::Upstream(e)),
+                Poll::Pending => return Ok(moved),
+            }
+            moved = true;
+        }
+    }
+}

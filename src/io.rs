@@ -1,0 +1,348 @@
+//! Byte streams of connections: reading into a growing buffer, writing a queue
+//! of small and large pieces with one vectored call.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// First size of a read buffer, and its size when the connection is quiet.
+const READ_MIN: usize = 8 * 1024;
+/// Largest single read: what a fast peer's buffer grows to.
+const READ_MAX: usize = 256 * 1024;
+/// Pieces up to this size are copied into the queue's own buffer; larger ones
+/// are queued by reference.
+const COPY_MAX: usize = 2 * 1024;
+/// Most slices of one vectored write.
+const MAX_SLICES: usize = 16;
+
+/// A connection's byte stream.
+#[derive(Debug)]
+pub(crate) enum Io {
+    /// Plain TCP.
+    Tcp(TcpStream),
+    /// TLS, either end.
+    Tls(Box<tokio_rustls::TlsStream<TcpStream>>),
+}
+
+impl Io {
+    /// Reads what is there, up to `buf`'s free room.
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(io) => Pin::new(io).poll_read(cx, buf),
+            Self::Tls(io) => Pin::new(io.as_mut()).poll_read(cx, buf),
+        }
+    }
+
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp(io) => match slices {
+                [one] => Pin::new(io).poll_write(cx, one),
+                many => Pin::new(io).poll_write_vectored(cx, many),
+            },
+            Self::Tls(io) => Pin::new(io.as_mut()).poll_write_vectored(cx, slices),
+        }
+    }
+
+    /// Pushes buffered TLS records out; nothing to do on plain TCP.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(_) => Poll::Ready(Ok(())),
+            Self::Tls(io) => Pin::new(io.as_mut()).poll_flush(cx),
+        }
+    }
+
+    /// Sends FIN (after TLS close_notify).
+    pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(io) => Pin::new(io).poll_shutdown(cx),
+            Self::Tls(io) => Pin::new(io.as_mut()).poll_shutdown(cx),
+        }
+    }
+
+    /// False if the peer has closed, or has sent something, since the last
+    /// read: an idle upstream connection must have neither. No system call
+    /// unless the reactor has seen an event.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let tcp = match self {
+            Self::Tcp(io) => io,
+            Self::Tls(io) => io.get_ref().0,
+        };
+        let mut byte = [0u8; 1];
+        matches!(tcp.try_read(&mut byte), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// The protocol that the TLS handshake chose, if any.
+    pub(crate) fn alpn(&self) -> Option<&[u8]> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Tls(io) => io.get_ref().1.alpn_protocol(),
+        }
+    }
+
+    /// The TCP stream below.
+    pub(crate) fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Tcp(io) => io,
+            Self::Tls(io) => io.get_ref().0,
+        }
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Io::poll_read(&mut self, cx, buf)
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Io::poll_write(&mut self, cx, &[IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Io::poll_write(&mut self, cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Io::poll_flush(&mut self, cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Io::poll_shutdown(&mut self, cx)
+    }
+}
+
+/// Bytes read and not yet consumed. Body pieces are split off without a copy;
+/// the buffer's memory is used again once they are gone.
+#[derive(Debug, Default)]
+pub(crate) struct Reader {
+    pub(crate) buf: BytesMut,
+    /// Size of the next read; doubles while reads fill it.
+    next: usize,
+    /// All bytes ever read.
+    pub(crate) total: u64,
+    /// The peer has sent FIN.
+    pub(crate) eof: bool,
+}
+
+impl Reader {
+    /// Bytes read in advance of a connection's protocol being known.
+    pub(crate) fn with(buf: BytesMut) -> Self {
+        let total = buf.len() as u64;
+        Self { buf, total, ..Self::default() }
+    }
+
+    /// Reads more into the buffer. Ready(0) is end of stream.
+    pub(crate) fn poll_fill(
+        &mut self,
+        io: &mut Io,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let want = self.next.max(READ_MIN);
+        // A reserve that must move to new memory asks for the whole read; what
+        // is left of the old block is used up only if it is not tiny.
+        if self.buf.capacity() - self.buf.len() < want / 4 {
+            self.buf.reserve(want);
+        }
+        let n = ready!(tokio_util::io::poll_read_buf(Pin::new(io), cx, &mut self.buf))?;
+        if n == 0 {
+            self.eof = true;
+        } else if n >= want {
+            self.next = (want * 2).min(READ_MAX);
+        } else if n < want / 4 {
+            self.next = (want / 2).max(READ_MIN);
+        }
+        self.total += n as u64;
+        Poll::Ready(Ok(n))
+    }
+
+    /// Gives memory back while nothing is buffered.
+    pub(crate) fn relax(&mut self) {
+        if self.buf.is_empty() && self.buf.capacity() > READ_MIN {
+            self.buf = BytesMut::new();
+            self.next = READ_MIN;
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Piece {
+    /// Bytes of `Writer::small`.
+    Small(usize),
+    Shared(Bytes),
+}
+
+/// Bytes to write, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Writer {
+    small: Vec<u8>,
+    /// Bytes of `small` that have been written.
+    small_done: usize,
+    pieces: VecDeque<Piece>,
+    /// Bytes queued and not yet written.
+    pub(crate) queued: usize,
+    /// All bytes ever written.
+    pub(crate) total: u64,
+}
+
+impl Writer {
+    /// Lets `write` append to the queue's own buffer (heads, chunk sizes).
+    pub(crate) fn put_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        let before = self.small.len();
+        write(&mut self.small);
+        let added = self.small.len().saturating_sub(before);
+        if added == 0 {
+            return;
+        }
+        self.queued += added;
+        if let Some(Piece::Small(n)) = self.pieces.back_mut() {
+            *n += added;
+        } else {
+            self.pieces.push_back(Piece::Small(added));
+        }
+    }
+
+    /// Queues bytes; large ones without a copy.
+    pub(crate) fn put(&mut self, bytes: Bytes) {
+        if bytes.len() <= COPY_MAX {
+            return self.put_with(|small| small.extend_from_slice(&bytes));
+        }
+        self.queued += bytes.len();
+        self.pieces.push_back(Piece::Shared(bytes));
+    }
+
+    /// True if everything has been handed to the kernel.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queued == 0
+    }
+
+    /// Writes until the queue is empty.
+    ///
+    /// # Errors
+    /// The stream's; what was not written is lost with it.
+    pub(crate) fn poll_flush(
+        &mut self,
+        io: &mut Io,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.queued > 0 {
+            let n = {
+                let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+                let count = self.fill(&mut slices);
+                ready!(io.poll_write(cx, &slices[..count]))?
+            };
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.consume(n);
+        }
+        io.poll_flush(cx)
+    }
+
+    fn fill<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let mut at = self.small_done;
+        let mut count = 0;
+        for (slot, piece) in slices.iter_mut().zip(&self.pieces) {
+            *slot = match piece {
+                Piece::Small(n) => {
+                    at += n;
+                    IoSlice::new(&self.small[at - n..at])
+                }
+                Piece::Shared(bytes) => IoSlice::new(bytes),
+            };
+            count += 1;
+        }
+        count
+    }
+
+    fn consume(&mut self, mut n: usize) {
+        self.queued -= n;
+        self.total += n as u64;
+        while n > 0 {
+            let Some(piece) = self.pieces.front_mut() else { break };
+            let (len, done) = match piece {
+                Piece::Small(len) => {
+                    let step = n.min(*len);
+                    *len -= step;
+                    self.small_done += step;
+                    (step, *len == 0)
+                }
+                Piece::Shared(bytes) => {
+                    let step = n.min(bytes.len());
+                    bytes.advance(step);
+                    (step, bytes.is_empty())
+                }
+            };
+            n -= len;
+            if done {
+                self.pieces.pop_front();
+            }
+        }
+        if self.queued == 0 {
+            self.small.clear();
+            self.small_done = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Whatever the pieces and however little each write takes, the bytes
+        /// leave in order.
+        #[test]
+        fn writer_keeps_order(
+            pieces in prop::collection::vec((any::<bool>(), 0usize..5000), 0..20),
+            steps in prop::collection::vec(1usize..4000, 1..50),
+        ) {
+            let mut writer = Writer::default();
+            let mut want = Vec::new();
+            let mut next = 0u8;
+            for (small, len) in pieces {
+                let bytes: Vec<u8> = (0..len).map(|_| { next = next.wrapping_add(1); next }).collect();
+                want.extend_from_slice(&bytes);
+                if small { writer.put_with(|b| b.extend_from_slice(&bytes)); }
+                else { writer.put(bytes.into()); }
+            }
+            let mut got = Vec::new();
+            let mut steps = steps.into_iter().cycle();
+            while !writer.is_empty() {
+                let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+                let count = writer.fill(&mut slices);
+                let all: Vec<u8> = slices[..count].concat();
+                let n = steps.next().expect("cycles").min(all.len());
+                got.extend_from_slice(&all[..n]);
+                writer.consume(n);
+            }
+            prop_assert_eq!(got, want);
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Mirrors: a copy of a request goes its own way, its answer is dropped.
+//!
+//! The copy is sent in a task of its own, its body streamed beside the main
+//! request's, which never waits for it: a copy that falls behind by more than
+//! [`TEE_LIMIT`] is given up.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use crate::exchange::{Body, Downstream, DownstreamError};
+use crate::headers::ResponseHead;
+
+/// Bytes of body that a mirror may be behind the main request: 4 MiB. Envoy's
+/// mirrors are bounded by the connection buffers of both sides.
+const TEE_LIMIT: usize = 4 * 1024 * 1024;
+
+enum Piece {
+    Data(Bytes),
+    End(Option<HeaderMap>),
+}
+
+/// The main request's end of a copy.
+#[derive(Debug)]
+pub(crate) struct Tee {
+    pieces: Option<UnboundedSender<Piece>>,
+    behind: Rc<Cell<usize>>,
+}
+
+/// The copy's end: a request whose client is the main request.
+pub(crate) struct Copy {
+    pieces: UnboundedReceiver<Piece>,
+    behind: Rc<Cell<usize>>,
+    trailers: Option<HeaderMap>,
+    ended: bool,
+}
+
+/// A copy and its two ends.
+pub(crate) fn tee() -> (Tee, Copy) {
+    let (sender, pieces) = unbounded_channel();
+    let behind = Rc::new(Cell::new(0));
+    let tee = Tee { pieces: Some(sender), behind: Rc::clone(&behind) };
+    (tee, Copy { pieces, behind, trailers: None, ended: false })
+}
+
+impl Tee {
+    /// Passes a piece on, or gives the copy up if it is too far behind.
+    pub(crate) fn data(&mut self, data: &Bytes) {
+        let behind = self.behind.get() + data.len();
+        if behind > TEE_LIMIT {
+            self.pieces = None;
+        }
+        if let Some(pieces) = &self.pieces {
+            self.behind.set(behind);
+            let _ = pieces.send(Piece::Data(data.clone()));
+        }
+    }
+
+    /// The body's end.
+    pub(crate) fn end(&mut self, trailers: Option<HeaderMap>) {
+        if let Some(pieces) = self.pieces.take() {
+            let _ = pieces.send(Piece::End(trailers));
+        }
+    }
+}
+
+impl Downstream for Copy {
+    fn poll_data(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, DownstreamError>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        Poll::Ready(match ready!(self.pieces.poll_recv(cx)) {
+            Some(Piece::Data(data)) => {
+                self.behind.set(self.behind.get() - data.len());
+                Some(Ok(data))
+            }
+            Some(Piece::End(trailers)) => {
+                self.ended = true;
+                self.trailers = trailers;
+                None
+            }
+            None => Some(Err(DownstreamError::Gone)),
+        })
+    }
+
+    fn take_trailers(&mut self) -> Option<HeaderMap> {
+        self.trailers.take()
+    }
+
+    fn poll_gone(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+
+    fn send_head(
+        &mut self,
+        _head: &mut ResponseHead,
+        _body: Body,
+        _close: bool,
+    ) -> Result<(), DownstreamError> {
+        Ok(())
+    }
+
+    fn poll_room(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), DownstreamError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn send_data(&mut self, _data: Bytes) {}
+
+    fn finish(&mut self, _trailers: Option<HeaderMap>) {}
+
+    fn poll_flush(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), DownstreamError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn abort(&mut self) {}
+}

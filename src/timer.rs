@@ -1,0 +1,76 @@
+//! An idle timer that costs nothing while there is activity: a touch stores a
+//! time, the runtime's timer is only moved when it fires early.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep};
+
+/// Fires when nothing was touched for `limit`.
+#[derive(Debug)]
+pub(crate) struct IdleTimer {
+    sleep: Pin<Box<Sleep>>,
+    limit: Duration,
+    last: Instant,
+}
+
+impl IdleTimer {
+    /// A timer that starts now.
+    pub(crate) fn new(limit: Duration) -> Self {
+        let last = Instant::now();
+        Self { sleep: Box::pin(tokio::time::sleep_until(last + limit)), limit, last }
+    }
+
+    /// Starts anew with another limit.
+    pub(crate) fn restart(&mut self, limit: Duration) {
+        self.last = Instant::now();
+        self.limit = limit;
+        if self.sleep.deadline() > self.last + limit {
+            self.sleep.as_mut().reset(self.last + limit);
+        }
+    }
+
+    /// Notes activity.
+    pub(crate) fn touch(&mut self) {
+        self.last = Instant::now();
+    }
+
+    /// Ready once the limit has passed since the last activity.
+    pub(crate) fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.sleep.as_mut().poll(cx).is_ready() {
+            let due = self.last + self.limit;
+            if due <= Instant::now() {
+                return Poll::Ready(());
+            }
+            self.sleep.as_mut().reset(due);
+        }
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+
+    #[tokio::test(start_paused = true)]
+    async fn activity_puts_the_end_off() {
+        let start = Instant::now();
+        let mut timer = IdleTimer::new(Duration::from_secs(10));
+        tokio::time::advance(Duration::from_secs(7)).await;
+        timer.touch();
+        poll_fn(|cx| timer.poll_expired(cx)).await;
+        assert!(start.elapsed() >= Duration::from_secs(17));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shorter_limit_takes_effect() {
+        let start = Instant::now();
+        let mut timer = IdleTimer::new(Duration::from_secs(3600));
+        timer.restart(Duration::from_secs(5));
+        poll_fn(|cx| timer.poll_expired(cx)).await;
+        assert!(start.elapsed() < Duration::from_secs(6));
+    }
+}
