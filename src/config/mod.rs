@@ -7,10 +7,15 @@
 //! setting (flag, variable, or file, line and field) and its value.
 
 mod cgroup;
+pub mod descriptors;
 mod environment;
 mod flags;
+#[allow(dead_code)]
+mod proto_json;
 mod settings;
 mod spec;
+#[allow(dead_code)]
+mod yaml;
 
 pub use cgroup::default_workers;
 pub use environment::{Environment, VARIABLES, VariableSpec};
