@@ -1,1 +1,41 @@
-fn main() {}
+//! The program: arguments in, exit code out. Everything else is the library's.
+
+use std::process::ExitCode;
+
+use radiant::config::{self, Command, Environment, Flags, Settings};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    match execute() {
+        Ok(code) => code,
+        Err(error) => {
+            for line in format!("{error:#}").lines() {
+                eprintln!("error: {line}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute() -> anyhow::Result<ExitCode> {
+    // An argument that is no UTF-8 can only be a mistake, and is shown as such.
+    let argv = std::env::args_os().map(|a| a.to_string_lossy().into_owned());
+    match config::parse_flags(argv).map_err(|problem| anyhow::anyhow!("{problem}"))? {
+        Command::Version => println!("radiant {}", env!("CARGO_PKG_VERSION")),
+        Command::Help => print!("{}", config::usage()),
+        Command::Run(flags) => serve(settings(&flags)?)?,
+        other => anyhow::bail!("{other:?} is not there yet"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn settings(flags: &Flags) -> anyhow::Result<Settings> {
+    Ok(config::load(flags, &Environment::from_process())?)
+}
+
+fn serve(settings: Settings) -> anyhow::Result<()> {
+    drop(settings);
+    anyhow::bail!("run::start is not there yet")
+}

@@ -1,1 +1,27 @@
-//! (being written)
+//! Configuration: flags, environment, Envoy bootstraps, native files and saved
+//! snapshots, brought together into one [`Settings`].
+//!
+//! Precedence, strongest first: flags, environment, the file given with `-c`,
+//! defaults. Nothing starts half-configured: [`load`] returns either complete
+//! settings or every [`Problem`] that it found, each with the name of the
+//! setting (flag, variable, or file, line and field) and its value.
+
+mod cgroup;
+pub mod descriptors;
+mod environment;
+mod flags;
+#[allow(dead_code)]
+mod proto_json;
+mod settings;
+mod spec;
+#[allow(dead_code)]
+mod yaml;
+
+pub use cgroup::default_workers;
+pub use environment::{Environment, VARIABLES, VariableSpec};
+pub use flags::{Command, DemoFlags, Flags, parse as parse_flags};
+pub use settings::{
+    AdsSettings, AdsTls, ClientIdentity, ConfigError, LogFormat, LogSettings, Notice, Problem,
+    Settings, Source, UtilityListener, XdsVariant, load,
+};
+pub use spec::{Effect, FLAGS, FlagSpec, usage};
