@@ -16,6 +16,7 @@ use http::HeaderMap;
 use crate::headers::{RequestHead, ResponseHead};
 use crate::local_reply::UpstreamError;
 use crate::logic::rewrite::GrpcRename;
+use crate::mirror::Tee;
 use crate::timer::IdleTimer;
 
 /// Why a request could not be read to its end, or an answer not be written.
@@ -122,14 +123,28 @@ pub(crate) struct RequestBody {
     /// Puts the chosen arm's model name into gRPC messages.
     pub(crate) rename: Option<GrpcRename>,
     /// Copies of the body, for mirrors.
-    pub(crate) tees: Vec<crate::mirror::Tee>,
+    tees: Vec<Tee>,
 }
 
 impl RequestBody {
-    /// A body that is kept for retries if `keep`.
-    pub(crate) fn new(keep: bool, complete: bool) -> Self {
+    /// A body of which nothing has been read; `complete` if there is none.
+    pub(crate) fn new(complete: bool) -> Self {
         let completed = complete.then(Instant::now);
-        Self { keep, complete, completed, ..Self::default() }
+        Self { complete, completed, ..Self::default() }
+    }
+
+    /// Keeps what is sent, for retries. To be called before the first attempt.
+    pub(crate) fn keep_for_retry(&mut self, keep: bool) {
+        self.keep = keep;
+    }
+
+    /// Copies the body to a mirror as well. To be called before the first
+    /// attempt.
+    pub(crate) fn add_tee(&mut self, mut tee: Tee) {
+        if self.complete {
+            tee.end(None);
+        }
+        self.tees.push(tee);
     }
 
     /// True if the next attempt can send the whole body again.

@@ -44,44 +44,42 @@ impl ListenerManager {
         Self { plane, workers, open: Vec::new() }
     }
 
-    /// Publishes a snapshot: opens what is new in it, then makes it visible,
-    /// then closes what is gone.
+    /// Opens what is new in a snapshot that was just published and closes what
+    /// is gone.
     ///
     /// # Errors
-    /// Names each listener that could not be opened and why; those are left out
-    /// of what is published, everything else is in force.
-    pub fn publish(&mut self, mut snapshot: Snapshot) -> Result<(), ListenerErrors> {
+    /// Names each listener that could not be opened and why; everything else is
+    /// in force.
+    pub fn apply(&mut self, snapshot: &Snapshot) -> Result<(), ListenerErrors> {
+        self.close_missing(snapshot);
         let mut errors = ListenerErrors::new();
-        let mut opened = Vec::new();
-        snapshot.listeners.retain(|listener| {
+        for listener in &snapshot.listeners {
             let config = &listener.config;
-            if !matches!(config.kind, ListenerKind::Data { .. }) || self.is_open(config) {
-                return true;
+            let data = matches!(config.kind, ListenerKind::Data { .. });
+            if !data || self.is_open(config) || self.plane.drain().listeners {
+                continue;
             }
             match self.bind(config.address) {
-                Ok(sockets) => {
-                    opened.push((Arc::<str>::from(config.name.as_str()), config.address, sockets));
-                    true
-                }
+                Ok(sockets) => self.open(config.name.as_str().into(), config.address, sockets),
                 Err(e) => {
                     let reason = format!("cannot bind '{}': {e}", config.address);
                     errors.push((config.name.clone(), reason));
-                    false
                 }
-            }
-        });
-        let snapshot = Arc::new(snapshot);
-        self.plane.publish(Arc::clone(&snapshot));
-        self.close_missing(&snapshot);
-        if !self.plane.drain().listeners {
-            for (name, address, sockets) in opened {
-                for (worker, socket) in self.workers.iter().zip(sockets) {
-                    let _ = worker.send(Command::Listen { name: Arc::clone(&name), address, socket });
-                }
-                self.open.push(Open { name, address });
             }
         }
         if errors.is_empty() { Ok(()) } else { Err(errors) }
+    }
+
+    fn open(
+        &mut self,
+        name: Arc<str>,
+        address: SocketAddr,
+        sockets: Vec<std::net::TcpListener>,
+    ) {
+        for (worker, socket) in self.workers.iter().zip(sockets) {
+            let _ = worker.send(Command::Listen { name: Arc::clone(&name), address, socket });
+        }
+        self.open.push(Open { name, address });
     }
 
     fn is_open(&self, config: &crate::model::ListenerConfig) -> bool {

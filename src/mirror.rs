@@ -6,14 +6,21 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::exchange::{Body, Downstream, DownstreamError};
-use crate::headers::ResponseHead;
+use crate::attempt::{Attempt, Ended, Ends, Verdict};
+use crate::exchange::{Body, Downstream, DownstreamError, Failure, RequestBody};
+use crate::headers::{HeaderId, RequestHead, ResponseHead};
+use crate::local_reply::LocalReply;
+use crate::model::ClusterSlot;
+use crate::timer::IdleTimer;
+use crate::worker::Worker;
 
 /// Bytes of body that a mirror may be behind the main request: 4 MiB. Envoy's
 /// mirrors are bounded by the connection buffers of both sides.
@@ -66,6 +73,74 @@ impl Tee {
             let _ = pieces.send(Piece::End(trailers));
         }
     }
+}
+
+/// Sends a copy of a request to a cluster; what becomes of it only shows in the
+/// cluster's statistics.
+///
+/// The copy has the main request's headers after its route's mutations, the
+/// host with `-shadow`, and the proxy's own address at the end of
+/// `x-forwarded-for` (Envoy: `Router::Filter::maybeDoShadowing`).
+pub(crate) fn start(
+    worker: &Rc<Worker>,
+    slot: Arc<ClusterSlot>,
+    head: &RequestHead,
+    copy: Copy,
+    complete: bool,
+    idle: Duration,
+) {
+    let mut head = head.clone();
+    let shadow = [head.authority(), b"-shadow"].concat();
+    head.set_authority(&shadow);
+    let own = worker.own_address.to_string();
+    let forwarded = match head.headers.first(HeaderId::XForwardedFor) {
+        Some(before) => [before, b",", own.as_bytes()].concat(),
+        None => own.into_bytes(),
+    };
+    head.headers.set_named(b"x-forwarded-for", &forwarded);
+    let worker = Rc::clone(worker);
+    tokio::task::spawn_local(async move { send(&worker, &slot, &head, copy, complete, idle).await });
+}
+
+async fn send(
+    worker: &Rc<Worker>,
+    slot: &Arc<ClusterSlot>,
+    head: &RequestHead,
+    mut copy: Copy,
+    complete: bool,
+    idle: Duration,
+) {
+    let Some(cluster) = slot.load() else { return };
+    let stats = slot.stats.shard(worker.shard);
+    let attempt = Attempt { worker, slot, cluster: &cluster, head };
+    let Some(host) = attempt.pick() else {
+        return stats.upstream_cx_none_healthy.inc();
+    };
+    copy.ended = complete;
+    let mut body = RequestBody::new(complete);
+    let mut answer = worker.take_answer();
+    let mut status = 0;
+    let mut ends = Ends {
+        down: &mut copy,
+        body: &mut body,
+        answer: &mut answer,
+        idle: &mut IdleTimer::new(idle),
+    };
+    let ended = attempt
+        .run(&host, &mut ends, |_, _, answer, _| {
+            status = answer.status;
+            Ok(Verdict::Forward)
+        })
+        .await;
+    if let Ended::Failed { failure: Failure::Upstream(e), started: false, .. } = ended {
+        status = LocalReply::upstream(e, false).status;
+    }
+    if status != 0 {
+        let elapsed = body.completed.map(|at| at.elapsed());
+        stats.all.record(status, elapsed);
+        stats.internal.record(status, elapsed);
+    }
+    worker.put_answer(answer);
 }
 
 impl Downstream for Copy {

@@ -1,1 +1,617 @@
-//! (being written)
+//! One request's way, top-down: header filter, route, target, attempts, answer,
+//! accounts.
+//!
+//! [`handle`] is called by the HTTP/1 and HTTP/2 ends alike with a parsed head;
+//! it loads the published configuration once and keeps it to the end.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::attempt::{Attempt, Ended, Ends, Verdict};
+use crate::downstream::Connection;
+use crate::edge;
+use crate::exchange::{Body, Downstream, DownstreamError, Failure, RequestBody};
+use crate::flags::{ResponseFlag, ResponseFlags};
+use crate::headers::{HeaderId, RequestHead, ResponseHead};
+use crate::local_reply::{LocalReply, UpstreamError};
+use crate::logic::format::LogContext;
+use crate::logic::rewrite::GrpcRename;
+use crate::logic::{header_filter, mutation, retry, rewrite};
+use crate::mirror;
+use crate::model::{
+    Action, Cluster, Forward, HeaderMutations, Listener, Route, VirtualHost, WeightedTarget,
+};
+use crate::record::Record;
+use crate::timer::IdleTimer;
+
+/// What the protocol end knows of a request beside its head.
+#[derive(Debug, Default)]
+pub(crate) struct Received {
+    /// Nothing follows the head.
+    pub(crate) complete: bool,
+    /// It came by HTTP/2.
+    pub(crate) http2: bool,
+    /// HTTP/1: the client wants to keep the connection.
+    pub(crate) keep_alive: bool,
+    /// HTTP/1: it asks for an upgrade that is not on offer.
+    pub(crate) upgrade: bool,
+    /// `CONNECT`, or `OPTIONS *`: there is no route for it.
+    pub(crate) unroutable: Option<Unroutable>,
+}
+
+/// Requests that no route can match.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unroutable {
+    /// 404, connection closed.
+    Connect,
+    /// 404 without a flag.
+    OptionsStar,
+}
+
+/// What becomes of an HTTP/1 connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// The next request may come.
+    KeepAlive,
+    /// Everything was sent; close, gracefully.
+    Close,
+    /// Close at once: the client is gone, or must notice that the answer is cut.
+    Abort,
+}
+
+/// Serves one request to its end.
+pub(crate) async fn handle<D: Downstream>(
+    connection: &Connection,
+    listener: &Listener,
+    down: &mut D,
+    head: &mut RequestHead,
+    received: Received,
+    idle: &mut IdleTimer,
+) -> Fate {
+    let worker = &connection.worker;
+    worker.streams.set(worker.streams.get() + 1);
+    let shard = connection.shard();
+    shard.downstream_rq_active.inc();
+    idle.restart(listener.config.stream_idle_timeout);
+    let mut answer = worker.take_answer();
+    let mut stream = Stream {
+        connection,
+        listener,
+        down,
+        head,
+        answer: &mut answer,
+        body: RequestBody::new(received.complete),
+        received,
+        idle,
+        record: Record::new(),
+    };
+    let fate = stream.run().await;
+    stream.account();
+    worker.put_answer(answer);
+    shard.downstream_rq_active.dec();
+    worker.streams.set(worker.streams.get() - 1);
+    fate
+}
+
+/// The route chosen for a request.
+#[derive(Clone, Copy)]
+struct Chosen<'a> {
+    host: &'a VirtualHost,
+    route: &'a Route,
+    /// None for a direct response.
+    target: Option<&'a WeightedTarget>,
+}
+
+impl<'a> Chosen<'a> {
+    fn request_levels(self, listener: &'a Listener) -> [Option<&'a HeaderMutations>; 4] {
+        [
+            self.target.map(|t| &t.request_headers),
+            Some(&self.route.request_headers),
+            Some(&self.host.request_headers),
+            Some(&listener.routes.request_headers),
+        ]
+    }
+
+    fn response_levels(self, listener: &'a Listener) -> [Option<&'a HeaderMutations>; 4] {
+        [
+            self.target.map(|t| &t.response_headers),
+            Some(&self.route.response_headers),
+            Some(&self.host.response_headers),
+            Some(&listener.routes.response_headers),
+        ]
+    }
+}
+
+/// A request in progress.
+struct Stream<'a, D> {
+    connection: &'a Connection,
+    listener: &'a Listener,
+    down: &'a mut D,
+    head: &'a mut RequestHead,
+    answer: &'a mut ResponseHead,
+    body: RequestBody,
+    received: Received,
+    idle: &'a mut IdleTimer,
+    record: Record,
+}
+
+impl<D: Downstream> Stream<'_, D> {
+    async fn run(&mut self) -> Fate {
+        let listener = self.listener;
+        if self.received.upgrade {
+            self.connection.shard().downstream_rq_ws_on_non_ws_route.inc();
+            let chosen = self.choose(listener);
+            return self.reply(LocalReply::upgrade_refused(), chosen).await;
+        }
+        if let Some(unroutable) = self.received.unroutable {
+            return self.no_route(unroutable == Unroutable::Connect).await;
+        }
+        if listener.config.header_filter
+            && header_filter::apply(self.head) == header_filter::Outcome::ScriptError
+        {
+            self.connection.shard().lua_errors.inc();
+        }
+        let Some(chosen) = self.choose(listener) else {
+            self.connection.shard().no_route.inc();
+            self.record.flags.set(ResponseFlag::NoRoute);
+            return self.no_route(false).await;
+        };
+        self.record.chose(chosen.route, chosen.target);
+        match &chosen.route.action {
+            Action::Direct(direct) => {
+                self.connection.shard().rq_direct_response.inc();
+                let reply = LocalReply::direct(direct.status, direct.body.clone());
+                self.reply(reply, Some(chosen)).await
+            }
+            Action::Forward(forward) => self.forward(chosen, forward).await,
+        }
+    }
+
+    /// The first route that matches, and one of its targets.
+    fn choose<'l>(&self, listener: &'l Listener) -> Option<Chosen<'l>> {
+        let worker = &self.connection.worker;
+        let (host, route) = listener.routes.find(self.head, worker.draw())?;
+        let target = match &route.action {
+            Action::Forward(forward) => Some(forward.choose(worker.draw())?),
+            Action::Direct(_) => None,
+        };
+        Some(Chosen { host, route, target })
+    }
+
+    async fn no_route(&mut self, close: bool) -> Fate {
+        self.reply(LocalReply::no_route(close), None).await
+    }
+
+    async fn forward(&mut self, chosen: Chosen<'_>, forward: &Forward) -> Fate {
+        let Some(target) = chosen.target else {
+            return self.no_route(false).await;
+        };
+        let Some(cluster) = target.cluster.load() else {
+            self.connection.shard().no_cluster.inc();
+            return self.fail(UpstreamError::NoCluster, Some(chosen), false).await;
+        };
+        self.connection.shard().rq_total.inc();
+        if let Some(limit) = forward.idle_timeout {
+            self.idle.restart(limit);
+        }
+        self.prepare(chosen, forward);
+        self.body.keep_for_retry(forward.retry.is_some());
+        self.mirror(forward);
+        self.attempts(chosen, forward, &cluster).await
+    }
+
+    /// The request as the upstream is to see it.
+    fn prepare(&mut self, chosen: Chosen<'_>, forward: &Forward) {
+        let levels = chosen.request_levels(self.listener);
+        let mut scratch = Vec::new();
+        let context = self.record.context(self.connection, None, None);
+        mutation::apply_request(self.head, levels.into_iter().flatten(), &context, &mut scratch);
+        if let Some(prefix) = &forward.prefix_rewrite {
+            let path = chosen.route.matcher.path.replace_prefix(self.head.path(), prefix);
+            self.head.set_path(&path);
+        }
+        if let Some(host) = &forward.host_rewrite {
+            self.head.set_authority(host);
+        }
+        let Some(model) = chosen.target.and_then(|t| t.rewrite_model.as_deref()) else { return };
+        if self.head.is_grpc() && rewrite::is_named_method(self.head.path()) {
+            self.head.headers.remove(HeaderId::ContentLength);
+            self.body.rename = Some(GrpcRename::new(model));
+        } else if let Some(path) = rewrite::path(self.head.path(), model) {
+            self.head.set_path(&path);
+        }
+    }
+
+    /// Starts the copies that the route asks for.
+    fn mirror(&mut self, forward: &Forward) {
+        let worker = &self.connection.worker;
+        for policy in &forward.mirrors {
+            let (numerator, denominator) = policy.fraction;
+            let drawn = worker.draw() % u64::from(denominator.max(1)) < u64::from(numerator);
+            if !drawn || policy.cluster.load().is_none() {
+                continue;
+            }
+            let (tee, copy) = mirror::tee();
+            self.body.add_tee(tee);
+            mirror::start(
+                worker,
+                Arc::clone(&policy.cluster),
+                self.head,
+                copy,
+                self.body.complete,
+                self.listener.config.stream_idle_timeout,
+            );
+        }
+    }
+
+    async fn attempts(
+        &mut self,
+        chosen: Chosen<'_>,
+        forward: &Forward,
+        cluster: &Arc<Cluster>,
+    ) -> Fate {
+        let Some(target) = chosen.target else { return Fate::Abort };
+        let worker = Rc::clone(&self.connection.worker);
+        let stats = target.cluster.stats.shard(worker.shard);
+        let mut retries = Retries::new(forward, target, cluster);
+        loop {
+            self.record.attempts += 1;
+            let attempt = Attempt {
+                worker: &worker,
+                slot: &target.cluster,
+                cluster,
+                head: self.head,
+            };
+            let Some(host) = attempt.pick() else {
+                stats.upstream_cx_none_healthy.inc();
+                return self.fail(UpstreamError::NoHealthyHost, Some(chosen), false).await;
+            };
+            self.record.upstream = Some(host.address);
+            let mut ends = Ends {
+                down: self.down,
+                body: &mut self.body,
+                answer: self.answer,
+                idle: self.idle,
+            };
+            let record = &mut self.record;
+            let tail = Tail { connection: self.connection, listener: self.listener, chosen };
+            let keep_alive = self.received.keep_alive;
+            let head = &*self.head;
+            let ended = attempt
+                .run(&host, &mut ends, |down, body, answer, kind| {
+                    if retries.wants_answer(answer, body, worker.shard, record) {
+                        return Ok(Verdict::Retry);
+                    }
+                    tail.answer(record, head, body, answer);
+                    let close =
+                        !keep_alive || !body.complete || tail.connection.draining();
+                    record.close = close;
+                    down.send_head(answer, kind, close)?;
+                    Ok(Verdict::Forward)
+                })
+                .await;
+            let failure = match ended {
+                Ended::Complete(sent) => {
+                    self.record.sent = sent;
+                    self.finished(target);
+                    return if self.record.close { Fate::Close } else { Fate::KeepAlive };
+                }
+                Ended::Retry => None,
+                Ended::Failed { failure, started: true, sent } => {
+                    self.record.sent = sent;
+                    return self.cut(failure, target);
+                }
+                Ended::Failed { failure: Failure::Upstream(e), .. } => {
+                    if !retries.wants_failure(e, &self.body, worker.shard, &mut self.record) {
+                        return self.fail(e, Some(chosen), self.record.attempts > 1).await;
+                    }
+                    Some(e)
+                }
+                Ended::Failed { failure, .. } => return self.gave_up(failure, chosen).await,
+            };
+            if let Some(e) = failure {
+                tracing::debug!(cluster = %cluster.name, "attempt failed, retrying: {e:?}");
+            }
+            if let Some(failure) = self.wait(retries.back_off(&worker)).await {
+                return self.gave_up(failure, chosen).await;
+            }
+            self.body.rewind();
+        }
+    }
+
+    /// Waits before a retry; says why there will be none.
+    async fn wait(&mut self, pause: Duration) -> Option<Failure> {
+        let mut pause = std::pin::pin!(tokio::time::sleep(pause));
+        std::future::poll_fn(|cx| {
+            use std::task::Poll;
+            if let Poll::Ready(e) = self.body.poll_idle(self.down, cx) {
+                return Poll::Ready(Some(Failure::Downstream(e)));
+            }
+            std::future::Future::poll(pause.as_mut(), cx).map(|()| None)
+        })
+        .await
+    }
+
+    /// Ends a request that has no answer and will get none from upstream.
+    async fn gave_up(&mut self, failure: Failure, chosen: Chosen<'_>) -> Fate {
+        match failure {
+            Failure::Downstream(DownstreamError::Gone) => {
+                self.count_cancelled(chosen);
+                self.record.flags.set(ResponseFlag::DownstreamConnectionTermination);
+                self.connection.shard().downstream_rq_rx_reset.inc();
+                Fate::Abort
+            }
+            Failure::Downstream(DownstreamError::Malformed) => {
+                self.count_cancelled(chosen);
+                self.connection.shard().downstream_cx_protocol_error.inc();
+                self.reply(LocalReply::bad_request(), Some(chosen)).await
+            }
+            Failure::Upstream(e) => self.fail(e, Some(chosen), self.record.attempts > 1).await,
+            Failure::Idle => {
+                self.connection.shard().downstream_rq_idle_timeout.inc();
+                self.reply(LocalReply::stream_idle(self.body.complete), Some(chosen)).await
+            }
+        }
+    }
+
+    fn count_cancelled(&self, chosen: Chosen<'_>) {
+        if let Some(target) = chosen.target {
+            let stats = target.cluster.stats.shard(self.connection.worker.shard);
+            stats.upstream_rq_cancelled.inc();
+        }
+    }
+
+    /// An answer that was cut after its head had left.
+    fn cut(&mut self, failure: Failure, target: &WeightedTarget) -> Fate {
+        let shard = self.connection.shard();
+        match failure {
+            Failure::Downstream(_) => {
+                self.record.flags.set(ResponseFlag::DownstreamConnectionTermination);
+                shard.downstream_rq_rx_reset.inc();
+            }
+            Failure::Upstream(e) => {
+                self.record.flags.set(e.flag_after_head());
+                shard.downstream_rq_tx_reset.inc();
+            }
+            Failure::Idle => {
+                self.record.flags.set(ResponseFlag::StreamIdleTimeout);
+                shard.downstream_rq_idle_timeout.inc();
+            }
+        }
+        self.down.abort();
+        self.finished(target);
+        Fate::Abort
+    }
+
+    /// Counts a final answer of the cluster.
+    fn finished(&self, target: &WeightedTarget) {
+        let stats = target.cluster.stats.shard(self.connection.worker.shard);
+        let elapsed = self.body.completed.map(|at| at.elapsed());
+        for group in [&stats.all, &stats.external] {
+            group.record(self.record.status, elapsed);
+        }
+        if self.record.attempts > 1 && self.record.status < 500 {
+            stats.upstream_rq_retry_success.inc();
+        }
+    }
+
+    /// Answers for an upstream that did not.
+    async fn fail(
+        &mut self,
+        error: UpstreamError,
+        chosen: Option<Chosen<'_>>,
+        retried: bool,
+    ) -> Fate {
+        let reply = LocalReply::upstream(error, retried);
+        let target = chosen.and_then(|c| c.target).filter(|_| error != UpstreamError::NoCluster);
+        if let Some(target) = target {
+            let stats = target.cluster.stats.shard(self.connection.worker.shard);
+            for group in [&stats.all, &stats.external] {
+                group.record(reply.status, None);
+            }
+        }
+        self.reply(reply, chosen).await
+    }
+
+    /// Sends an answer of the proxy's own.
+    async fn reply(&mut self, reply: LocalReply, chosen: Option<Chosen<'_>>) -> Fate {
+        for flag in reply.flags.iter() {
+            self.record.flags.set(flag);
+        }
+        self.record.details = reply.details;
+        let grpc = self.head.is_grpc();
+        self.answer.clear();
+        if let Some(chosen) = chosen {
+            let mut scratch = Vec::new();
+            let context = self.record.context(self.connection, Some(self.head), None);
+            let levels = chosen.response_levels(self.listener);
+            mutation::apply_response(
+                self.answer,
+                levels.into_iter().flatten(),
+                &context,
+                &mut scratch,
+            );
+        }
+        let body: Bytes = reply.render(grpc, self.answer);
+        edge::complete_response(&mut self.answer.headers, &self.connection.worker.date());
+        self.record.status = self.answer.status;
+        let is_head = self.head.method() == b"HEAD";
+        let close = reply.close
+            || !self.received.keep_alive
+            || (!self.body.complete && !self.received.http2)
+            || self.connection.draining();
+        self.record.replied = true;
+        let empty = body.is_empty();
+        let kind = match (empty, is_head) {
+            (true, _) => Body::Empty,
+            (false, _) => Body::Length(body.len() as u64),
+        };
+        if self.down.send_head(self.answer, kind, close).is_err() {
+            return Fate::Abort;
+        }
+        if !empty {
+            if !is_head {
+                self.record.sent = body.len() as u64;
+                self.down.send_data(body);
+            }
+            self.down.finish(None);
+        }
+        let flushed = std::future::poll_fn(|cx| self.down.poll_flush(cx)).await;
+        match flushed {
+            Ok(()) if close => Fate::Close,
+            Ok(()) => Fate::KeepAlive,
+            Err(_) => Fate::Abort,
+        }
+    }
+
+    /// Statistics, access logs and taps of a request that has ended.
+    fn account(&mut self) {
+        let shard = self.connection.shard();
+        if self.record.replied {
+            shard.replied(self.record.status);
+            shard.downstream_rq_time.record(self.record.started.elapsed());
+            if !self.body.complete {
+                shard.downstream_rq_response_before_rq_complete.inc();
+            }
+        }
+        self.record.received = self.body.bytes;
+        self.record.log(self.connection, self.listener, self.head, self.answer, self.received.http2);
+    }
+}
+
+/// What an answer's head needs from the request's route.
+#[derive(Clone, Copy)]
+struct Tail<'a> {
+    connection: &'a Connection,
+    listener: &'a Listener,
+    chosen: Chosen<'a>,
+}
+
+impl Tail<'_> {
+    /// The answer as the client is to see it.
+    fn answer(
+        &self,
+        record: &mut Record,
+        request: &RequestHead,
+        body: &RequestBody,
+        answer: &mut ResponseHead,
+    ) {
+        let service_time = body.completed.map(|at| at.elapsed());
+        edge::to_downstream(&mut answer.headers, service_time);
+        let mut scratch = Vec::new();
+        let levels = self.chosen.response_levels(self.listener);
+        let context = record.context(self.connection, Some(request), None);
+        mutation::apply_response(answer, levels.into_iter().flatten(), &context, &mut scratch);
+        edge::complete_response(&mut answer.headers, &self.connection.worker.date());
+        record.status = answer.status;
+        record.replied = true;
+        record.details = "via_upstream";
+        record.first_byte = Some(Instant::now());
+    }
+}
+
+/// Retries of one request under its route's policy.
+struct Retries<'a> {
+    policy: Option<&'a crate::model::RetryPolicy>,
+    target: &'a WeightedTarget,
+    limit: u32,
+    made: u32,
+    held: bool,
+}
+
+impl<'a> Retries<'a> {
+    fn new(forward: &'a Forward, target: &'a WeightedTarget, cluster: &Cluster) -> Self {
+        let policy = forward.retry.as_deref();
+        Self { policy, target, limit: cluster.limits.max_retries, made: 0, held: false }
+    }
+
+    /// True if this answer is to be dropped for another attempt.
+    fn wants_answer(
+        &mut self,
+        answer: &ResponseHead,
+        body: &RequestBody,
+        shard: crate::stats::Shard,
+        record: &mut Record,
+    ) -> bool {
+        let Some(policy) = self.policy else { return false };
+        let wanted = policy.retries_answer(answer);
+        if wanted && self.allowed(policy, body, shard, &mut record.flags) {
+            self.target.cluster.stats.shard(shard).retry.record(answer.status, None);
+            return true;
+        }
+        self.release();
+        false
+    }
+
+    /// True if this failure is to be followed by another attempt.
+    fn wants_failure(
+        &mut self,
+        error: UpstreamError,
+        body: &RequestBody,
+        shard: crate::stats::Shard,
+        record: &mut Record,
+    ) -> bool {
+        let Some(policy) = self.policy else { return false };
+        if policy.retries_failure(error) && self.allowed(policy, body, shard, &mut record.flags) {
+            return true;
+        }
+        self.release();
+        false
+    }
+
+    fn allowed(
+        &mut self,
+        policy: &crate::model::RetryPolicy,
+        body: &RequestBody,
+        shard: crate::stats::Shard,
+        flags: &mut ResponseFlags,
+    ) -> bool {
+        use std::sync::atomic::Ordering::Relaxed;
+        let stats = self.target.cluster.stats.shard(shard);
+        if !body.can_replay() {
+            return false;
+        }
+        if self.made >= policy.retries {
+            flags.set(ResponseFlag::UpstreamRetryLimitExceeded);
+            stats.upstream_rq_retry_limit_exceeded.inc();
+            return false;
+        }
+        if !self.held {
+            let outstanding = &self.target.cluster.usage.retries;
+            if outstanding.fetch_add(1, Relaxed) >= self.limit {
+                outstanding.fetch_sub(1, Relaxed);
+                flags.set(ResponseFlag::UpstreamOverflow);
+                stats.upstream_rq_retry_overflow.inc();
+                return false;
+            }
+            self.held = true;
+        }
+        self.made += 1;
+        stats.upstream_rq_retry.inc();
+        stats.upstream_rq_retry_backoff_exponential.inc();
+        true
+    }
+
+    /// How long to wait before the retry that was just allowed.
+    fn back_off(&self, worker: &crate::worker::Worker) -> Duration {
+        self.policy.map_or(Duration::ZERO, |policy| {
+            worker.with_rng(|rng| retry::back_off(policy, self.made, rng))
+        })
+    }
+
+    fn release(&mut self) {
+        if std::mem::take(&mut self.held) {
+            let outstanding = &self.target.cluster.usage.retries;
+            outstanding.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Retries<'_> {
+    fn drop(&mut self) {
+        self.release();
+    }
+}

@@ -1,1 +1,215 @@
-//! (being written)
+//! Starts and ends the process's threads: workers for traffic, one control
+//! thread for everything else (xDS, DNS, admin, file watch, signals).
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::access_log::AccessLogs;
+use crate::admin;
+use crate::config::{Settings, Source};
+use crate::listener::ListenerManager;
+use crate::plane::{Plane, ServerState};
+use crate::tap::Taps;
+use crate::worker::{Command, WorkerShared, Workers};
+use crate::xds::{SharedStore, Store, StoreOptions};
+
+/// Why the process did not start. Names the setting and its value.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A socket of its own could not be opened.
+    #[error("{setting} {address}: {reason}")]
+    Bind {
+        /// Flag or field that asked for it.
+        setting: &'static str,
+        /// Its value.
+        address: SocketAddr,
+        /// The system's reason.
+        reason: std::io::Error,
+    },
+    /// A thread or reactor could not be made.
+    #[error("cannot start threads: {0}")]
+    Threads(#[from] std::io::Error),
+    /// The first reading of a native file failed.
+    #[error("{0}")]
+    Config(String),
+}
+
+/// What the process itself (and not a test or the demo) wants of a proxy.
+#[derive(Default)]
+pub struct Hooks {
+    /// Changes log levels at run time (`/logging`).
+    pub log: Option<admin::LogControl>,
+    /// React to SIGTERM, SIGINT and SIGUSR1.
+    pub signals: bool,
+}
+
+/// A running proxy.
+#[derive(Debug)]
+pub struct Proxy {
+    plane: Arc<Plane>,
+    /// Bound admin address, if there is an admin server.
+    pub admin: Option<SocketAddr>,
+    /// Bound utility address, if there is a utility listener.
+    pub utility: Option<SocketAddr>,
+    control: Option<JoinHandle<()>>,
+}
+
+impl Proxy {
+    /// Starts a proxy. Returns once its own sockets are open; listeners follow
+    /// when the source has given them.
+    ///
+    /// # Errors
+    /// Names what could not be opened or started. Nothing is left running.
+    pub fn start(settings: Settings, hooks: Hooks) -> Result<Self, StartError> {
+        let plane = Plane::new(settings.workers, settings.node.clone());
+        let (ready, started) = mpsc::channel();
+        let control = std::thread::Builder::new().name("control".to_owned()).spawn({
+            let plane = Arc::clone(&plane);
+            move || control_thread(&plane, settings, hooks, &ready)
+        })?;
+        let bound = started.recv().map_err(|_| {
+            StartError::Threads(std::io::Error::other("the control thread ended at its start"))
+        })??;
+        Ok(Self { plane, admin: bound.admin, utility: bound.utility, control: Some(control) })
+    }
+
+    /// Shared state: snapshot, statistics, lifecycle.
+    #[must_use]
+    pub fn plane(&self) -> &Arc<Plane> {
+        &self.plane
+    }
+
+    /// Begins to drain; the process's threads end when done.
+    pub fn shutdown(&self) {
+        self.plane.begin_exit();
+    }
+
+    /// Waits for the end.
+    pub fn join(mut self) {
+        if let Some(control) = self.control.take() {
+            let _ = control.join();
+        }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.plane.begin_exit();
+        if let Some(control) = self.control.take() {
+            let _ = control.join();
+        }
+    }
+}
+
+struct Bound {
+    admin: Option<SocketAddr>,
+    utility: Option<SocketAddr>,
+}
+
+type Ready = mpsc::Sender<Result<Bound, StartError>>;
+
+fn control_thread(plane: &Arc<Plane>, settings: Settings, hooks: Hooks, ready: &Ready) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            let _ = ready.send(Err(e.into()));
+            return;
+        }
+    };
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, async {
+        match Control::start(plane, settings, hooks).await {
+            Ok((control, bound)) => {
+                let _ = ready.send(Ok(bound));
+                control.run().await;
+            }
+            Err(e) => {
+                let _ = ready.send(Err(e));
+            }
+        }
+    });
+}
+
+/// The control thread's state.
+struct Control {
+    plane: Arc<Plane>,
+    workers: Workers,
+    logs: AccessLogs,
+    drain_time: Duration,
+    signals: bool,
+}
+
+impl Control {
+    async fn start(
+        plane: &Arc<Plane>,
+        settings: Settings,
+        hooks: Hooks,
+    ) -> Result<(Self, Bound), StartError> {
+        let admin = match settings.admin {
+            Some(address) => Some(bind("admin address", address).await?),
+            None => None,
+        };
+        let utility = match &settings.utility {
+            Some(utility) => Some(bind("utility listener", utility.address).await?),
+            None => None,
+        };
+        let bound = Bound {
+            admin: admin.as_ref().and_then(|socket| socket.local_addr().ok()),
+            utility: utility.as_ref().and_then(|socket| socket.local_addr().ok()),
+        };
+        let logs = AccessLogs::default();
+        let shared = WorkerShared {
+            logs: logs.clone(),
+            taps: Taps::default(),
+            own_address: own_address(),
+        };
+        let workers = Workers::start(plane, settings.workers, &shared)?;
+        let store = make_store(plane, &settings, &workers);
+        tokio::task::spawn_local(store.clone().run());
+        tokio::task::spawn_local(plane.endpoints.run(Arc::clone(plane)));
+        Self::serve_admin(plane, &settings, hooks.log, admin, utility, &workers, &logs);
+        start_source(plane, &settings, store)?;
+        let control = Self {
+            plane: Arc::clone(plane),
+            workers,
+            logs,
+            drain_time: settings.drain_time,
+            signals: hooks.signals,
+        };
+        Ok((control, bound))
+    }
+
+    /// Until the end of the process is asked for, then drains.
+    async fn run(self) {
+        let mut drain = self.plane.drain_changes();
+        let mut told = false;
+        let mut signals = Signals::new(self.signals);
+        loop {
+            let now = *drain.borrow_and_update();
+            if now.exit {
+                break;
+            }
+            if now.listeners && !told {
+                told = true;
+                self.workers.broadcast(|| Command::CloseAll);
+            }
+            tokio::select! {
+                _ = drain.changed() => {}
+                signal = signals.next() => match signal {
+                    Signal::Terminate => self.plane.begin_exit(),
+                    Signal::Reopen => self.logs.reopen(),
+                },
+            }
+        }
+        tracing::info!("draining, at most {:?}", self.drain_time);
+        self.workers.broadcast(|| Command::Finish(self.drain_time));
+        let workers = self.workers;
+        let _ = tokio::task::spawn_blocking(move || workers.join()).await;
+        self.logs.close();
+    }
+}

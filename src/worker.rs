@@ -4,7 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,6 +18,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::{AbortHandle, LocalSet};
 
 use crate::downstream;
+use crate::headers::ResponseHead;
+use crate::model::Snapshot;
 use crate::plane::Plane;
 use crate::pool::Pools;
 use crate::stats::Shard;
@@ -25,6 +27,9 @@ use crate::stats::Shard;
 /// How often pools look for connections that their peers closed or that have
 /// been idle for too long.
 const SWEEP: Duration = Duration::from_secs(1);
+
+/// Response heads kept for later requests, per worker.
+const SPARE_ANSWERS: usize = 64;
 
 /// What the control thread, or another worker, asks of a worker.
 #[derive(Debug)]
@@ -55,6 +60,10 @@ pub(crate) struct Worker {
     pub(crate) taps: crate::tap::Taps,
     rng: RefCell<SmallRng>,
     date: RefCell<(u64, [u8; 29])>,
+    snapshot: RefCell<(u64, Arc<Snapshot>)>,
+    answers: RefCell<Vec<Box<ResponseHead>>>,
+    /// Own address as mirrored requests show it (`x-forwarded-for`).
+    pub(crate) own_address: IpAddr,
     /// Requests in progress.
     pub(crate) streams: Cell<usize>,
     /// HTTP/2 connections, which end in order when draining.
@@ -74,6 +83,29 @@ impl Worker {
     /// Runs with the worker's random numbers.
     pub(crate) fn with_rng<T>(&self, f: impl FnOnce(&mut SmallRng) -> T) -> T {
         f(&mut self.rng.borrow_mut())
+    }
+
+    /// What is published now; one load of a counter unless it changed.
+    pub(crate) fn snapshot(&self) -> std::cell::Ref<'_, Snapshot> {
+        let version = self.plane.version();
+        if self.snapshot.borrow().0 != version {
+            *self.snapshot.borrow_mut() = (version, self.plane.snapshot.load_full());
+        }
+        std::cell::Ref::map(self.snapshot.borrow(), |held| &*held.1)
+    }
+
+    /// A head to fill, used again by later requests.
+    pub(crate) fn take_answer(&self) -> Box<ResponseHead> {
+        self.answers.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Gives a head back.
+    pub(crate) fn put_answer(&self, mut answer: Box<ResponseHead>) {
+        let mut answers = self.answers.borrow_mut();
+        if answers.len() < SPARE_ANSWERS {
+            answer.clear();
+            answers.push(answer);
+        }
     }
 
     /// The `date` of now, rendered once a second.
@@ -132,6 +164,9 @@ impl Workers {
                         plane,
                         shard,
                         rng: RefCell::new(SmallRng::from_os_rng()),
+                        snapshot: RefCell::default(),
+                        answers: RefCell::default(),
+                        own_address: shared.own_address,
                         date: RefCell::new((u64::MAX, [b' '; 29])),
                         streams: Cell::new(0),
                         multiplexed: Cell::new(0),
@@ -171,6 +206,8 @@ pub struct WorkerShared {
     pub logs: crate::access_log::AccessLogs,
     /// Tap files.
     pub taps: crate::tap::Taps,
+    /// Own address as mirrored requests show it.
+    pub own_address: IpAddr,
 }
 
 /// Accept loops by listener name and address.
@@ -207,6 +244,7 @@ async fn run(worker: Rc<Worker>, mut commands: UnboundedReceiver<Command>) {
             },
             _ = sweep.tick() => {
                 worker.pools.sweep();
+                drop(worker.snapshot());
                 worker.logs.tick();
             }
         }

@@ -41,13 +41,15 @@ pub(super) async fn serve(connection: Connection, io: Io, reader: Reader) {
 }
 
 async fn run(connection: &Rc<Connection>, io: Io, reader: Reader) -> Result<(), h2::Error> {
-    let config = Rc::clone(connection).listener();
+    let Some(listener) = connection.listener() else { return Ok(()) };
+    let head_limit = u32::try_from(listener.config.max_head_bytes).unwrap_or(u32::MAX);
+    drop(listener);
     let io = Prefixed { prefix: reader.buf, io };
     let mut h2 = h2::server::Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(u32::try_from(config.config.max_head_bytes).unwrap_or(u32::MAX))
+        .max_header_list_size(head_limit)
         .max_send_buffer_size(256 * 1024)
         .handshake::<_, Bytes>(io)
         .await?;
@@ -92,8 +94,11 @@ fn start(
             keep_alive: true,
             ..Received::default()
         };
-        let mut idle = crate::timer::IdleTimer::new(connection.listener().config.stream_idle_timeout);
-        router::handle(&connection, &mut stream, &mut head, received, &mut idle).await;
+        let Some(listener) = connection.listener() else {
+            return stream.respond.send_reset(h2::Reason::REFUSED_STREAM);
+        };
+        let mut idle = crate::timer::IdleTimer::new(listener.config.stream_idle_timeout);
+        router::handle(&connection, &listener, &mut stream, &mut head, received, &mut idle).await;
     });
 }
 

@@ -4,23 +4,19 @@
 mod h1;
 mod h2;
 
-use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::ready;
+use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 
+use crate::http1::{self, Detected};
 use crate::io::{Io, Reader};
-use crate::model::Listener;
+use crate::model::{Listener, ListenerConfig};
 use crate::stats::{ListenerShard, ListenerStats};
 use crate::worker::Worker;
-
-/// What selects HTTP/2 on a connection without ALPN (RFC 9113, 3.4). Envoy
-/// decides by this much of the preface.
-const PREFACE_START: &[u8] = b"PRI * HTTP/2.0";
 
 /// A client connection, as its requests see it.
 pub(crate) struct Connection {
@@ -31,24 +27,18 @@ pub(crate) struct Connection {
     pub(crate) id: u64,
     pub(crate) tls: bool,
     name: Arc<str>,
-    /// The listener at the last look, and the version of that snapshot.
-    listener: RefCell<(u64, Arc<Listener>)>,
     opened: Instant,
 }
 
 impl Connection {
-    /// The listener as published now. A listener that was removed serves its
-    /// connections as it last was.
-    pub(crate) fn listener(&self) -> Arc<Listener> {
-        let version = self.worker.plane.version();
-        let mut held = self.listener.borrow_mut();
-        if held.0 != version {
-            if let Some(now) = self.worker.plane.snapshot.load().listener(&self.name) {
-                held.1 = Arc::clone(now);
-            }
-            held.0 = version;
-        }
-        Arc::clone(&held.1)
+    /// The listener as published now; none once it was removed.
+    pub(crate) fn listener(&self) -> Option<Arc<Listener>> {
+        self.worker.snapshot().listener(&self.name).cloned()
+    }
+
+    /// The listener's settings, without holding on to its table.
+    pub(crate) fn config(&self) -> Option<Arc<ListenerConfig>> {
+        self.worker.snapshot().listener(&self.name).map(|listener| Arc::clone(&listener.config))
     }
 
     /// This worker's part of the listener's statistics.
@@ -77,7 +67,7 @@ impl Drop for Connection {
 
 /// Serves one connection to its end.
 pub(crate) async fn serve(worker: &Rc<Worker>, name: &Arc<str>, stream: TcpStream) {
-    let Some(listener) = worker.plane.snapshot.load().listener(name).cloned() else {
+    let Some(listener) = worker.snapshot().listener(name).cloned() else {
         return;
     };
     let (Ok(remote), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else {
@@ -103,7 +93,6 @@ pub(crate) async fn serve(worker: &Rc<Worker>, name: &Arc<str>, stream: TcpStrea
         id,
         tls,
         name: Arc::clone(name),
-        listener: RefCell::new((0, Arc::clone(&listener))),
         opened: Instant::now(),
     };
     let Ok(mut io) = handshake(&listener, stream).await else { return };
@@ -111,9 +100,9 @@ pub(crate) async fn serve(worker: &Rc<Worker>, name: &Arc<str>, stream: TcpStrea
     drop(listener);
     let mut reader = Reader::default();
     match detect(&mut io, &mut reader, idle).await {
-        Some(Protocol::Http1) => h1::serve(connection, io, reader).await,
-        Some(Protocol::Http2) => h2::serve(connection, io, reader).await,
-        None => {}
+        Some(Detected::Http1) => h1::serve(connection, io, reader).await,
+        Some(Detected::Http2) => h2::serve(connection, io, reader).await,
+        Some(Detected::Unknown) | None => {}
     }
 }
 
@@ -124,29 +113,23 @@ async fn handshake(listener: &Listener, stream: TcpStream) -> std::io::Result<Io
     }
 }
 
-enum Protocol {
-    Http1,
-    Http2,
-}
-
 /// Decides by ALPN, else by the first bytes (Envoy: codec type AUTO). None if
 /// the client leaves, or is silent, before that.
-async fn detect(io: &mut Io, reader: &mut Reader, idle: Duration) -> Option<Protocol> {
+async fn detect(io: &mut Io, reader: &mut Reader, idle: Duration) -> Option<Detected> {
     if io.alpn().is_some_and(|protocol| protocol == b"h2") {
-        return Some(Protocol::Http2);
+        return Some(Detected::Http2);
     }
     let first = std::future::poll_fn(|cx| {
         loop {
-            let seen = reader.buf.len().min(PREFACE_START.len());
-            if seen > 0 && reader.buf[..seen] != PREFACE_START[..seen] {
-                return std::task::Poll::Ready(Some(Protocol::Http1));
-            }
-            if seen == PREFACE_START.len() {
-                return std::task::Poll::Ready(Some(Protocol::Http2));
+            if !reader.buf.is_empty() {
+                match http1::detect(&reader.buf) {
+                    Detected::Unknown => {}
+                    known => return Poll::Ready(Some(known)),
+                }
             }
             match ready!(reader.poll_fill(io, cx)) {
-                Ok(0) if seen > 0 => return std::task::Poll::Ready(Some(Protocol::Http1)),
-                Ok(0) | Err(_) => return std::task::Poll::Ready(None),
+                Ok(0) if !reader.buf.is_empty() => return Poll::Ready(Some(Detected::Http1)),
+                Ok(0) | Err(_) => return Poll::Ready(None),
                 Ok(_) => {}
             }
         }

@@ -286,6 +286,20 @@ pub enum AppendAction {
     OverwriteIfExists,
 }
 
+impl PathMatch {
+    /// The path with its matched part replaced (Envoy: `prefix_rewrite`).
+    #[must_use]
+    pub fn replace_prefix(&self, path: &[u8], with: &[u8]) -> Vec<u8> {
+        let matched = match self {
+            Self::Prefix(prefix) | Self::SeparatedPrefix(prefix) | Self::Exact(prefix) => {
+                prefix.len()
+            }
+            Self::Regex(_) => crate::logic::matching::without_query(path).len(),
+        };
+        [with, path.get(matched..).unwrap_or_default()].concat()
+    }
+}
+
 impl RouteTable {
     /// Number of routes of all virtual hosts.
     #[must_use]

@@ -1,0 +1,306 @@
+//! Client connections on HTTP/1: one request after the other.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+
+use super::Connection;
+use crate::exchange::{Body, Downstream, DownstreamError};
+use crate::flags::ResponseFlag;
+use crate::headers::{RequestHead, ResponseHead};
+use crate::http1::{BodyDecoder, BodyLength, HeadLimits, request, write};
+use crate::model::ListenerConfig;
+use crate::io::{Io, Reader, Writer};
+use crate::router::{self, Fate, Received};
+use crate::timer::IdleTimer;
+
+/// Bytes that may wait for the client's socket before the upstream is held
+/// back.
+const QUEUE_LIMIT: usize = 128 * 1024;
+/// Bytes of pipelined requests that are read while one is in progress; more
+/// stay with the kernel.
+const PIPELINE_LIMIT: usize = 64 * 1024;
+
+/// Serves one connection to its end.
+pub(super) async fn serve(connection: Connection, io: Io, reader: Reader) {
+    let shard = connection.shard();
+    shard.downstream_cx_http1_total.inc();
+    shard.downstream_cx_http1_active.inc();
+    let mut client = Client {
+        io,
+        reader,
+        writer: Writer::default(),
+        body: BodyDecoder::new(BodyLength::None),
+        continue_wanted: false,
+        head_request: false,
+        chunked: false,
+        counted: (0, 0),
+    };
+    let mut head = RequestHead::default();
+    let Some(mut config) = connection.config() else { return };
+    let mut idle = IdleTimer::new(config.idle_timeout);
+    let fate = loop {
+        let next = client.next_request(&connection, &config, &mut head, &mut idle).await;
+        let received = match next {
+            Ok(received) => received,
+            Err(fate) => break fate,
+        };
+        // Looked up when the request is there: a connection that waits holds no
+        // table.
+        let Some(listener) = connection.listener() else { break Fate::Close };
+        config = Arc::clone(&listener.config);
+        let fate =
+            router::handle(&connection, &listener, &mut client, &mut head, received, &mut idle)
+                .await;
+        client.count(&connection);
+        if fate != Fate::KeepAlive {
+            break fate;
+        }
+    };
+    if fate == Fate::Close {
+        client.close(config.delayed_close).await;
+    }
+    client.count(&connection);
+    connection.shard().downstream_cx_http1_active.dec();
+}
+
+/// The client's end of a connection.
+struct Client {
+    io: Io,
+    reader: Reader,
+    writer: Writer,
+    body: BodyDecoder,
+    /// `100 Continue` is owed before the body is read.
+    continue_wanted: bool,
+    head_request: bool,
+    chunked: bool,
+    counted: (u64, u64),
+}
+
+impl Client {
+    /// Reads until a request's head is complete, or says what becomes of the
+    /// connection.
+    async fn next_request(
+        &mut self,
+        connection: &Connection,
+        config: &ListenerConfig,
+        head: &mut RequestHead,
+        idle: &mut IdleTimer,
+    ) -> Result<Received, Fate> {
+        let limits =
+            HeadLimits { max_bytes: config.max_head_bytes, max_fields: config.max_head_fields };
+        if self.reader.buf.is_empty() {
+            self.reader.relax();
+            idle.restart(config.idle_timeout);
+        } else {
+            idle.restart(config.stream_idle_timeout);
+        }
+        let mut seen = 0;
+        let parsed = poll_fn(|cx| {
+            loop {
+                if self.reader.buf.len() > seen {
+                    if seen == 0 {
+                        idle.restart(config.stream_idle_timeout);
+                    }
+                    seen = self.reader.buf.len();
+                    match request::parse(&self.reader.buf, &limits, head) {
+                        Ok(request::Parsed::Partial) => {}
+                        Ok(request::Parsed::Complete(found)) => return Poll::Ready(Next::Request(found)),
+                        Err(e) => return Poll::Ready(Next::Refused(e)),
+                    }
+                }
+                if idle.poll_expired(cx).is_ready() {
+                    return Poll::Ready(Next::Idle);
+                }
+                match ready!(self.reader.poll_fill(&mut self.io, cx)) {
+                    Ok(0) | Err(_) => return Poll::Ready(Next::Gone),
+                    Ok(_) => {}
+                }
+            }
+        })
+        .await;
+        let shard = connection.shard();
+        match parsed {
+            Next::Request(found) => {
+                shard.downstream_rq_total.inc();
+                shard.downstream_rq_http1_total.inc();
+                Ok(self.begin(head, connection.tls, found))
+            }
+            Next::Refused(error) => {
+                shard.downstream_rq_total.inc();
+                shard.downstream_rq_http1_total.inc();
+                Err(self.refuse(connection, error.reply()).await)
+            }
+            Next::Gone => Err(Fate::Abort),
+            Next::Idle if seen == 0 => {
+                shard.downstream_cx_idle_timeout.inc();
+                Err(Fate::Close)
+            }
+            Next::Idle => {
+                shard.downstream_rq_total.inc();
+                shard.downstream_rq_idle_timeout.inc();
+                Err(self.refuse(connection, crate::local_reply::LocalReply::stream_idle(false)).await)
+            }
+        }
+    }
+
+    fn begin(&mut self, head: &mut RequestHead, tls: bool, found: request::Found) -> Received {
+        let _ = self.reader.buf.split_to(found.consumed);
+        let info = found.info;
+        self.body = BodyDecoder::new(found.body);
+        self.head_request = info.is_head;
+        self.continue_wanted = info.expect_continue && !self.body.is_done();
+        crate::edge::to_upstream(head, tls);
+        Received {
+            complete: self.body.is_done(),
+            http2: false,
+            keep_alive: !info.wants_close,
+            upgrade: info.upgrade,
+            unroutable: info.unroutable,
+        }
+    }
+
+    /// Answers bytes that are no request; the connection ends.
+    async fn refuse(
+        &mut self,
+        connection: &Connection,
+        reply: crate::local_reply::LocalReply,
+    ) -> Fate {
+        let shard = connection.shard();
+        if reply.flags.has(ResponseFlag::DownstreamProtocolError) {
+            shard.downstream_cx_protocol_error.inc();
+        }
+        shard.replied(reply.status);
+        let mut answer = ResponseHead::default();
+        let body = reply.render(false, &mut answer);
+        crate::edge::complete_response(&mut answer.headers, &connection.worker.date());
+        let kind = if body.is_empty() { Body::Empty } else { Body::Length(body.len() as u64) };
+        if self.send_head(&mut answer, kind, true).is_err() {
+            return Fate::Abort;
+        }
+        self.send_data(body);
+        Fate::Close
+    }
+
+    /// Sends what is queued, then FIN, and lets the client read it: closing a
+    /// socket with unread bytes would reset the connection under the answer.
+    async fn close(&mut self, linger: Duration) {
+        let gone = async {
+            poll_fn(|cx| self.writer.poll_flush(&mut self.io, cx)).await?;
+            poll_fn(|cx| self.io.poll_shutdown(cx)).await?;
+            loop {
+                self.reader.buf.clear();
+                if poll_fn(|cx| self.reader.poll_fill(&mut self.io, cx)).await? == 0 {
+                    return Ok::<(), std::io::Error>(());
+                }
+            }
+        };
+        let _ = tokio::time::timeout(linger, gone).await;
+    }
+
+    fn count(&mut self, connection: &Connection) {
+        let shard = connection.shard();
+        let now = (self.reader.total, self.writer.total);
+        shard.downstream_cx_rx_bytes_total.add(now.0 - self.counted.0);
+        shard.downstream_cx_tx_bytes_total.add(now.1 - self.counted.1);
+        self.counted = now;
+    }
+}
+
+/// What came next on a connection.
+enum Next {
+    Request(request::Found),
+    Refused(request::HeadError),
+    Gone,
+    Idle,
+}
+
+impl Downstream for Client {
+    fn poll_data(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, DownstreamError>>> {
+        loop {
+            match self.body.next(&mut self.reader.buf) {
+                Ok(Some(data)) => return Poll::Ready(Some(Ok(data))),
+                Ok(None) if self.body.is_done() => return Poll::Ready(None),
+                Ok(None) => {}
+                Err(_) => return Poll::Ready(Some(Err(DownstreamError::Malformed))),
+            }
+            if std::mem::take(&mut self.continue_wanted) {
+                self.writer.put_with(|out| out.extend_from_slice(write::CONTINUE));
+            }
+            if !self.writer.is_empty() {
+                let flushed = self.writer.poll_flush(&mut self.io, cx);
+                if let Poll::Ready(Err(_)) = flushed {
+                    return Poll::Ready(Some(Err(DownstreamError::Gone)));
+                }
+            }
+            match ready!(self.reader.poll_fill(&mut self.io, cx)) {
+                Ok(0) | Err(_) => return Poll::Ready(Some(Err(DownstreamError::Gone))),
+                Ok(_) => {}
+            }
+        }
+    }
+
+    fn take_trailers(&mut self) -> Option<HeaderMap> {
+        None
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.reader.buf.len() < PIPELINE_LIMIT {
+            match ready!(self.reader.poll_fill(&mut self.io, cx)) {
+                Ok(0) | Err(_) => return Poll::Ready(()),
+                Ok(_) => {}
+            }
+        }
+        Poll::Pending
+    }
+
+    fn send_head(
+        &mut self,
+        head: &mut ResponseHead,
+        body: Body,
+        close: bool,
+    ) -> Result<(), DownstreamError> {
+        self.continue_wanted = false;
+        let framing = write::ResponseFraming::new(head, body, self.head_request);
+        self.chunked = framing.is_chunked();
+        self.writer.put_with(|out| write::response(out, head, framing, close));
+        Ok(())
+    }
+
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), DownstreamError>> {
+        if self.writer.queued < QUEUE_LIMIT { Poll::Ready(Ok(())) } else { self.poll_flush(cx) }
+    }
+
+    fn send_data(&mut self, data: Bytes) {
+        if self.head_request || data.is_empty() {
+            return;
+        }
+        if self.chunked {
+            let len = data.len() as u64;
+            self.writer.put_with(|out| write::chunk_start(out, len));
+            self.writer.put(data);
+            self.writer.put_with(|out| out.extend_from_slice(b"\r\n"));
+        } else {
+            self.writer.put(data);
+        }
+    }
+
+    fn finish(&mut self, _trailers: Option<HeaderMap>) {
+        if self.chunked && !self.head_request {
+            self.writer.put_with(|out| out.extend_from_slice(write::LAST_CHUNK));
+        }
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), DownstreamError>> {
+        self.writer.poll_flush(&mut self.io, cx).map_err(|_| DownstreamError::Gone)
+    }
+
+    fn abort(&mut self) {}
+}

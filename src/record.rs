@@ -1,0 +1,111 @@
+//! What is kept of a request for its statistics and its access log line.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use crate::downstream::Connection;
+use crate::flags::ResponseFlags;
+use crate::headers::{RequestHead, ResponseHead};
+use crate::logic::format::LogContext;
+use crate::model::{Listener, Route, WeightedTarget};
+
+/// Facts of one request, gathered on its way.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) started: Instant,
+    pub(crate) status: u16,
+    pub(crate) flags: ResponseFlags,
+    pub(crate) details: &'static str,
+    pub(crate) attempts: u32,
+    pub(crate) upstream: Option<SocketAddr>,
+    /// Body bytes to the client.
+    pub(crate) sent: u64,
+    /// Body bytes from the client.
+    pub(crate) received: u64,
+    /// An answer's head has left.
+    pub(crate) replied: bool,
+    /// The connection ends with this answer.
+    pub(crate) close: bool,
+    /// When the upstream's head came.
+    pub(crate) first_byte: Option<Instant>,
+    route: Option<Arc<str>>,
+    cluster: Option<crate::model::ClusterName>,
+}
+
+impl Record {
+    pub(crate) fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            status: 0,
+            flags: ResponseFlags::default(),
+            details: "",
+            attempts: 0,
+            upstream: None,
+            sent: 0,
+            received: 0,
+            replied: false,
+            close: false,
+            first_byte: None,
+            route: None,
+            cluster: None,
+        }
+    }
+
+    /// Notes the route's choice.
+    pub(crate) fn chose(&mut self, route: &Route, target: Option<&WeightedTarget>) {
+        self.route = Some(Arc::clone(&route.name));
+        self.cluster = target.map(|target| target.cluster.name.clone());
+    }
+
+    /// The facts so far, for format strings.
+    pub(crate) fn context<'a>(
+        &'a self,
+        connection: &'a Connection,
+        request: Option<&'a RequestHead>,
+        response: Option<&'a ResponseHead>,
+    ) -> LogContext<'a> {
+        LogContext {
+            request,
+            response,
+            start: SystemTime::UNIX_EPOCH,
+            status: self.status,
+            attempts: self.attempts,
+            upstream_host: self.upstream,
+            upstream_cluster: self.cluster.as_ref().map(|name| name.as_str()),
+            route_name: self.route.as_deref(),
+            downstream_remote: Some(connection.remote),
+            downstream_local: Some(connection.local),
+            connection_id: connection.id,
+            ..LogContext::default()
+        }
+    }
+
+    /// Writes the access log lines of a request that has ended.
+    pub(crate) fn log(
+        &self,
+        connection: &Connection,
+        listener: &Listener,
+        request: &RequestHead,
+        response: &ResponseHead,
+        http2: bool,
+    ) {
+        if listener.config.access_logs.is_empty() {
+            return;
+        }
+        let elapsed = self.started.elapsed();
+        let flags = self.flags.to_string();
+        let context = LogContext {
+            start: SystemTime::now() - elapsed,
+            protocol: Some(if http2 { "HTTP/2" } else { "HTTP/1.1" }),
+            flags: &flags,
+            details: Some(self.details),
+            bytes_received: self.received,
+            bytes_sent: self.sent,
+            duration: Some(elapsed),
+            response_duration: self.first_byte.map(|at| at - self.started),
+            ..self.context(connection, Some(request), self.replied.then_some(response))
+        };
+        connection.worker.logs.log(&listener.config.access_logs, &context);
+    }
+}
