@@ -144,7 +144,6 @@ pub fn grpc_status(c: &LogContext<'_>) -> Option<u32> {
     let given = c.trailers.and_then(of).or_else(|| c.response.and_then(|r| of(&r.headers)));
     given.or(match c.status {
         0 => None,
-        200 => Some(0),
         400 => Some(13),
         401 => Some(16),
         403 => Some(7),

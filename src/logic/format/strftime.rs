@@ -1,6 +1,6 @@
 //! `%START_TIME(...)%`: the conversions of strftime, and Envoy's `%f`, `%1f` to
-//! `%9f` (parts of a second), `%s`, `%1s` to `%9s` (seconds of the epoch and
-//! digits after them). Times are UTC.
+//! `%9f` (parts of a second), `%s` (seconds of the epoch; so is `%3s`, as
+//! observed). Times are UTC.
 
 use std::io::Write as _;
 use std::time::SystemTime;
@@ -17,8 +17,8 @@ enum Piece {
     Conversion(char),
     /// So many digits of the second's fraction.
     Fraction(usize),
-    /// Seconds of the epoch, directly followed by so many digits.
-    Epoch(usize),
+    /// Seconds of the epoch.
+    Epoch,
     /// RFC 3339 with milliseconds, the default.
     Iso,
 }
@@ -44,12 +44,12 @@ impl TimeFormat {
                     continue;
                 }
                 'f' => vec![Piece::Fraction(9)],
-                's' => vec![Piece::Epoch(0)],
+                's' => vec![Piece::Epoch],
                 digits @ '1'..='9' => {
                     let digits = digits.to_digit(10).and_then(|n| usize::try_from(n).ok())?;
                     match chars.next()? {
                         'f' => vec![Piece::Fraction(digits)],
-                        's' => vec![Piece::Epoch(digits)],
+                        's' => vec![Piece::Epoch],
                         _ => return None,
                     }
                 }
@@ -89,9 +89,7 @@ impl TimeFormat {
                 Piece::Text(text) => out.write_all(text.as_bytes()),
                 Piece::Conversion(c) => convert(*c, at, out),
                 Piece::Fraction(digits) => fraction(at, *digits, out),
-                Piece::Epoch(digits) => {
-                    write!(out, "{}", at.unix_timestamp()).and_then(|()| fraction(at, *digits, out))
-                }
+                Piece::Epoch => write!(out, "{}", at.unix_timestamp()),
                 Piece::Iso => iso(at, out),
             };
         }
@@ -126,8 +124,10 @@ fn iso(at: OffsetDateTime, out: &mut Vec<u8>) -> std::io::Result<()> {
 }
 
 fn fraction(at: OffsetDateTime, digits: usize, out: &mut Vec<u8>) -> std::io::Result<()> {
-    let nanos = format_args!("{:09}", at.nanosecond()).to_string();
-    out.write_all(&nanos.as_bytes()[..digits.min(9)])
+    let from = out.len();
+    write!(out, "{:09}", at.nanosecond())?;
+    out.truncate(from + digits.min(9));
+    Ok(())
 }
 
 fn convert(conversion: char, at: OffsetDateTime, out: &mut Vec<u8>) -> std::io::Result<()> {
