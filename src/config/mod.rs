@@ -6,19 +6,23 @@
 //! settings or every [`Problem`] that it found, each with the name of the
 //! setting (flag, variable, or file, line and field) and its value.
 
+mod bootstrap;
+mod bootstrap_ads;
+mod bootstrap_utility;
 mod cgroup;
 pub mod descriptors;
 mod environment;
+mod fields;
+mod file;
 mod flags;
-#[allow(dead_code)]
 mod proto_json;
 mod settings;
 mod spec;
-#[allow(dead_code)]
 mod yaml;
 
 pub use cgroup::default_workers;
 pub use environment::{Environment, VARIABLES, VariableSpec};
+pub use fields::{ADS_CLUSTER_FIELDS, BOOTSTRAP_FIELDS, FieldEffect, FieldSpec};
 pub use flags::{Command, DemoFlags, Flags, parse as parse_flags};
 pub use settings::{
     AdsSettings, AdsTls, ClientIdentity, ConfigError, LogFormat, LogSettings, Notice, Problem,

@@ -275,8 +275,8 @@ impl fmt::Display for ConfigError {
 /// # Errors
 /// Every setting that is wrong, by name and with its value.
 pub fn load(flags: &Flags, environment: &Environment) -> Result<Settings, ConfigError> {
-    let mut settings = Settings::default();
-    settings.notices.clone_from(&flags.notices);
+    let mut settings = super::file::settings(flags)?;
+    settings.notices.splice(0..0, flags.notices.iter().cloned());
     environment.apply(&mut settings)?;
     flags.apply(&mut settings);
     Ok(settings)

@@ -1,0 +1,260 @@
+use std::time::Duration;
+
+use super::*;
+use crate::config::file;
+
+const PLAIN: &str = include_str!("../../config/envoy.yaml");
+const TLS: &str = include_str!("../../config/envoy-tls.yaml");
+
+fn settings(text: &str) -> Result<Settings, String> {
+    let mut documents = file::documents("b.yaml", text).map_err(|e| e.to_string())?;
+    read("b.yaml", &documents.remove(0), false).map_err(|e| e.to_string())
+}
+
+fn ads(settings: &Settings) -> &AdsSettings {
+    match &settings.source {
+        Source::Scheduler(ads) => ads,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn seldons_shape_means_the_defaults() {
+    let settings = settings(PLAIN).unwrap();
+    assert_eq!(settings.notices, []);
+    let defaults = Settings::default();
+    assert_eq!(settings.node, defaults.node);
+    assert_eq!(settings.admin, defaults.admin);
+    assert_eq!(settings.utility, defaults.utility);
+    assert_eq!(settings.source, defaults.source);
+    assert!(settings.static_resources.clusters.by_name.is_empty());
+    assert!(settings.static_resources.listeners.by_name.is_empty());
+    assert_eq!(settings.bootstrap["node"]["id"], "test-id");
+    let cluster = &settings.bootstrap["static_resources"]["clusters"][0];
+    assert_eq!(cluster["type"], "LOGICAL_DNS");
+    assert_eq!(
+        cluster["typed_extension_protocol_options"]["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"]
+            ["explicit_http_config"]["http2_protocol_options"]["connection_keepalive"]["interval"],
+        "60s"
+    );
+}
+
+#[test]
+fn files_of_tls_are_read_at_start() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["tls.crt", "tls.key", "ca.crt"] {
+        std::fs::write(dir.path().join(name), name).unwrap();
+    }
+    let text = TLS.replace("/tmp/certs", dir.path().to_str().unwrap());
+    let settings = settings(&text).unwrap();
+    assert_eq!(settings.notices, []);
+    let tls = ads(&settings).tls.as_ref().unwrap();
+    assert_eq!(tls.trusted_ca.as_deref(), Some(&b"ca.crt"[..]));
+    let client = tls.client.as_ref().unwrap();
+    assert_eq!((&client.certificate[..], &client.key[..]), (&b"tls.crt"[..], &b"tls.key"[..]));
+    assert_eq!(tls.sni, None);
+}
+
+#[test]
+fn missing_files_of_tls_are_named() {
+    let error = settings(&TLS.replace("/tmp/certs", "/nonexistent")).unwrap_err();
+    let tls = "static_resources.clusters[0].transport_socket.typed_config.common_tls_context";
+    assert_eq!(
+        error,
+        format!(
+            "b.yaml:47: {tls}.tls_certificates[0].certificate_chain.filename: '/nonexistent/tls.crt': No such file or directory (os error 2)\n\
+             b.yaml:48: {tls}.tls_certificates[0].private_key.filename: '/nonexistent/tls.key': No such file or directory (os error 2)"
+        )
+    );
+}
+
+#[test]
+fn json_is_read_too() {
+    let json = settings(PLAIN).unwrap().bootstrap.to_string();
+    let again = settings(&json).unwrap();
+    assert_eq!(again.source, settings(PLAIN).unwrap().source);
+    assert_eq!(again.bootstrap.to_string(), json);
+}
+
+#[test]
+fn mistakes_have_line_and_path() {
+    for (from, to, expected) in [
+        (
+            "  cluster: test-cluster",
+            "  cluster: test-cluster\n  foo: 1",
+            "b.yaml:8: node.foo: unknown field (of envoy.config.core.v3.Node)",
+        ),
+        (
+            "    connect_timeout: 1s\n    typed",
+            "    connect_timeout: 1s\n    foo: 1\n    typed",
+            "b.yaml:35: static_resources.clusters[0].foo: unknown field (of envoy.config.cluster.v3.Cluster)",
+        ),
+        (
+            "interval: 60s",
+            "interval: 60",
+            "b.yaml:40: static_resources.clusters[0].typed_extension_protocol_options[\"envoy.extensions.upstreams.http.v3.HttpProtocolOptions\"].explicit_http_config.http2_protocol_options.connection_keepalive.interval: '60' is no duration like '1.5s'",
+        ),
+        (
+            "api_type: DELTA_GRPC",
+            "api_type: REST",
+            "b.yaml:15: dynamic_resources.ads_config.api_type: 'REST' is neither DELTA_GRPC nor GRPC",
+        ),
+        (
+            "api_type: DELTA_GRPC",
+            "api_type: DELTA",
+            "b.yaml:15: dynamic_resources.ads_config.api_type: 'DELTA' is none of DEPRECATED_AND_UNAVAILABLE_DO_NOT_USE, REST, GRPC, DELTA_GRPC, AGGREGATED_GRPC, AGGREGATED_DELTA_GRPC",
+        ),
+        (
+            "envoy_grpc: { cluster_name: xds_cluster }",
+            "envoy_grpc: { cluster_name: nobody }",
+            "b.yaml:19: dynamic_resources.ads_config.grpc_services[0].envoy_grpc.cluster_name: 'nobody' is no static cluster",
+        ),
+        (
+            "  cds_config: { resource_api_version: V3, ads: {} }",
+            "  cds_config: { path_config_source: { path: /x } }",
+            "b.yaml:20: dynamic_resources.cds_config: only 'ads: {}' is supported",
+        ),
+        (
+            "  lds_config: { resource_api_version: V3, ads: {} }\n",
+            "",
+            "b.yaml:13: dynamic_resources.lds_config: is missing: it must be 'ads: {}'",
+        ),
+        (
+            "address: seldon-scheduler, port_value: 9002",
+            "address: seldon-scheduler, port_value: 0",
+            "b.yaml:41: static_resources.clusters[0].load_assignment: 'seldon-scheduler:0' is not the scheduler's host and port",
+        ),
+        (
+            "    type: LOGICAL_DNS",
+            "    type: EDS",
+            "b.yaml:33: static_resources.clusters[0].type: is not STATIC, STRICT_DNS or LOGICAL_DNS",
+        ),
+        (
+            "    connect_timeout: 1s\n    typed",
+            "    connect_timeout: 0s\n    typed",
+            "b.yaml:34: static_resources.clusters[0].connect_timeout: must be more than 0s",
+        ),
+        (
+            "exact: /ready",
+            "exact: /healthz",
+            "b.yaml:74: static_resources.listeners[0].filter_chains[0].filters[0].typed_config.http_filters[0].typed_config.headers: only ':path' exactly '/ready' is supported",
+        ),
+        (
+            "address: 0.0.0.0, port_value: 9003",
+            "address: localhost, port_value: 9003",
+            "b.yaml:62: static_resources.listeners[0].address.socket_address: needs an IP address and a port_value up to 65535",
+        ),
+    ] {
+        assert!(PLAIN.contains(from), "{from}");
+        assert_eq!(settings(&PLAIN.replacen(from, to, 1)).unwrap_err(), expected, "{to}");
+    }
+}
+
+#[test]
+fn all_mistakes_are_told_at_once() {
+    let text = PLAIN.replace("api_type: DELTA_GRPC", "foo: 1").replace("id: test-id", "id: [1]");
+    let error = settings(&text).unwrap_err();
+    assert_eq!(error.lines().count(), 2, "{error}");
+}
+
+#[test]
+fn what_has_no_effect_is_named() {
+    let extra = "stats_flush_interval: 5s\n\
+                 layeredRuntime:\n  layers:\n  - name: a\n    static_layer: {x: 1}\n  - {name: b, admin_layer: {}}\n\
+                 admin:\n  access_log_path: /dev/null\n  profilePath: /p\n  address: {socket_address: {address: 127.0.0.1, port_value: 0}}\n\
+                 overload_manager: {refresh_interval: 1s}\n\
+                 node: {id: a, cluster: b, locality: {zone: z}}\n";
+    let settings = settings(extra).unwrap();
+    assert_eq!(settings.source, Source::Static);
+    assert_eq!(settings.node.id, "a");
+    assert_eq!(settings.utility, None);
+    let notices: Vec<_> = settings.notices.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        notices,
+        [
+            "b.yaml:1: stats_flush_interval: no effect here",
+            "b.yaml:5: layeredRuntime.layers[0].static_layer: no effect: there are no runtime guards",
+            "b.yaml:9: admin.profilePath: no effect here",
+            "b.yaml:11: overload_manager: no effect here",
+            "b.yaml:12: node.locality: no effect here",
+        ]
+    );
+}
+
+#[test]
+fn keepalive_never_annoys_the_scheduler() {
+    let settings = settings(&PLAIN.replace("interval: 60s", "interval: 5s")).unwrap();
+    assert_eq!(ads(&settings).keepalive_interval, Duration::from_secs(60));
+    assert_eq!(settings.notices.len(), 1);
+}
+
+#[test]
+fn other_static_resources_are_handed_on() {
+    let text = PLAIN.replace(
+        "  listeners:\n",
+        "  - {name: c, type: STATIC, connect_timeout: 1s}\n  listeners:\n  - {name: l, address: {socket_address: {address: 0.0.0.0, port_value: 8080}}}\n",
+    );
+    let settings = settings(&text).unwrap();
+    let names = |set: &ResourceSet| set.by_name.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&settings.static_resources.clusters), ["c"]);
+    assert_eq!(names(&settings.static_resources.listeners), ["l"]);
+    assert!(settings.utility.is_some());
+}
+
+#[test]
+fn unknown_fields_may_be_allowed() {
+    let text = format!("{PLAIN}\nfuture_field: 1\n");
+    assert!(settings(&text).is_err());
+    let node = file::documents("b.yaml", &text).unwrap().remove(0);
+    let settings = read("b.yaml", &node, true).unwrap();
+    assert_eq!(settings.notices.len(), 2, "unknown, and without effect: {:?}", settings.notices);
+}
+
+#[test]
+fn flags_and_environment_come_on_top() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("envoy.yaml");
+    std::fs::write(&path, PLAIN).unwrap();
+    let flags = crate::config::Flags {
+        config_path: Some(path.clone()),
+        config_yaml: Some("node: {id: from-yaml}".to_owned()),
+        service_cluster: Some("from-flag".to_owned()),
+        ..crate::config::Flags::default()
+    };
+    let environment = crate::config::Environment::from_fn(|name| {
+        (name == "SELDON_SCHEDULER_HOST").then(|| "elsewhere".to_owned())
+    });
+    let settings = crate::config::load(&flags, &environment).unwrap();
+    assert_eq!(settings.node.id, "from-yaml");
+    assert_eq!(settings.node.cluster, "from-flag");
+    assert_eq!((ads(&settings).host.as_str(), ads(&settings).port), ("elsewhere", 9002));
+
+    for (text, expected) in [
+        ("", "is empty"),
+        (
+            "[1]",
+            ":1: is neither an Envoy bootstrap (node, admin, static_resources, dynamic_resources) nor a native file (documents with 'kind')",
+        ),
+        (
+            "a: b",
+            ":1: is neither an Envoy bootstrap (node, admin, static_resources, dynamic_resources) nor a native file (documents with 'kind')",
+        ),
+        (
+            "node: {id: 1",
+            ":2: not YAML: while parsing a flow mapping, did not find expected ',' or '}'",
+        ),
+        ("node:\n  id: 1\n", ":2: node.id: '1': invalid type: integer `1`, expected a string"),
+    ] {
+        std::fs::write(&path, text).unwrap();
+        let flags = crate::config::Flags { config_path: Some(path.clone()), ..Default::default() };
+        let error = crate::config::load(&flags, &environment).unwrap_err().to_string();
+        assert_eq!(
+            error.replace(&path.display().to_string(), "F"),
+            format!("F{}{expected}", if expected.starts_with(':') { "" } else { ": " })
+        );
+    }
+    let flags =
+        crate::config::Flags { config_path: Some("/nonexistent".into()), ..Default::default() };
+    let error = crate::config::load(&flags, &environment).unwrap_err().to_string();
+    assert_eq!(error, "/nonexistent: No such file or directory (os error 2)");
+}

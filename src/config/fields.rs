@@ -1,0 +1,178 @@
+//! What a bootstrap's fields mean here: one table for warnings and reference.
+
+use super::proto_json::{At, join};
+use super::yaml::{Kind, Node};
+
+/// A field of a bootstrap, with everything below it.
+#[derive(Debug)]
+pub struct FieldSpec {
+    /// Path with proto names; `[]` stands for any element.
+    pub path: &'static str,
+    /// What it does here.
+    pub effect: FieldEffect,
+    /// Meaning, or why it needs none.
+    pub doc: &'static str,
+}
+
+/// What a field does here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FieldEffect {
+    /// It is followed.
+    Used,
+    /// There is nothing to follow: what it asks for is so anyway.
+    Natural,
+    /// None, and whoever wrote it is told.
+    Nothing,
+}
+
+const fn used(path: &'static str, doc: &'static str) -> FieldSpec {
+    FieldSpec { path, effect: FieldEffect::Used, doc }
+}
+
+const fn natural(path: &'static str, doc: &'static str) -> FieldSpec {
+    FieldSpec { path, effect: FieldEffect::Natural, doc }
+}
+
+const fn nothing(path: &'static str, doc: &'static str) -> FieldSpec {
+    FieldSpec { path, effect: FieldEffect::Nothing, doc }
+}
+
+/// Fields of `envoy.config.bootstrap.v3.Bootstrap`. Every other field that
+/// Envoy knows has no effect and is named in a warning.
+pub const BOOTSTRAP_FIELDS: &[FieldSpec] = &[
+    used("node.id", "Node id. Default: `test-id`."),
+    used("node.cluster", "Node cluster. Default: `test-cluster`."),
+    used(
+        "admin.address",
+        "Admin address. A bootstrap without `admin` has none, unless `--admin-address` gives one.",
+    ),
+    nothing("admin.access_log", "admin requests are not logged"),
+    nothing("admin.access_log_path", "admin requests are not logged"),
+    used("dynamic_resources.ads_config.api_type", "`DELTA_GRPC` or `GRPC` (state of the world)."),
+    used(
+        "dynamic_resources.ads_config.grpc_services",
+        "The first one, with `envoy_grpc.cluster_name`: a static cluster.",
+    ),
+    natural("dynamic_resources.ads_config.transport_api_version", "Always V3."),
+    natural("dynamic_resources.ads_config.set_node_on_first_message_only", "Always so."),
+    used("dynamic_resources.cds_config", "`ads: {}`; needed with `ads_config`."),
+    used("dynamic_resources.lds_config", "`ads: {}`; needed with `ads_config`."),
+    natural(
+        "layered_runtime.layers[].rtds_layer",
+        "Not subscribed to: Seldon's scheduler has no runtime resources, and Envoy waits 15 s for them.",
+    ),
+    natural("layered_runtime.layers[].name", "A name."),
+    nothing("layered_runtime.layers[].static_layer", "there are no runtime guards"),
+    nothing("layered_runtime.layers[].disk_layer", "there are no runtime guards"),
+    natural("layered_runtime.layers[].admin_layer", "There are no runtime values to change."),
+    used(
+        "static_resources.clusters",
+        "The ADS cluster (below); a cluster that leads to the admin address is left out; all others are served as if CDS had sent them.",
+    ),
+    used(
+        "static_resources.listeners",
+        "One with a health check filter is the utility listener (below); all others are served as if LDS had sent them.",
+    ),
+    used("static_resources.secrets", "Served as if SDS had sent them."),
+];
+
+/// Fields of the cluster that `ads_config` names.
+pub const ADS_CLUSTER_FIELDS: &[FieldSpec] = &[
+    used("name", "Named by `ads_config`."),
+    used("type", "`LOGICAL_DNS`, `STRICT_DNS` or `STATIC`."),
+    used("connect_timeout", "Default: 1s (Envoy: 5s)."),
+    used("load_assignment", "The first endpoint's `socket_address`: host and port."),
+    used(
+        "typed_extension_protocol_options[]",
+        "`HttpProtocolOptions` with HTTP/2: `connection_keepalive.interval` (60s or more) and `timeout`.",
+    ),
+    used("http2_protocol_options", "The same, in its older place."),
+    used(
+        "transport_socket",
+        "`UpstreamTlsContext`: one certificate with key, `trusted_ca`, `sni`. Files are read at start.",
+    ),
+    natural("lb_policy", "There is one endpoint."),
+    natural("dns_lookup_family", "Every address of the name is tried."),
+    natural("alt_stat_name", "A name."),
+];
+
+/// Names every field that is set and does nothing here.
+pub(super) fn without_effect(root: &Node, base: &str, table: &[FieldSpec]) -> Vec<At> {
+    let mut found = Vec::new();
+    walk(root, base, "", table, &mut found);
+    found
+}
+
+fn walk(node: &Node, path: &str, pattern: &str, table: &[FieldSpec], found: &mut Vec<At>) {
+    match &node.kind {
+        Kind::Map(entries) => {
+            for entry in entries.iter().filter(|e| e.key != "@type") {
+                let key = snake_case(&entry.key);
+                let path = join(path, &entry.key);
+                // A map with names of extensions as keys counts as a list.
+                let pattern = match key.contains('.') {
+                    true => format!("{pattern}[]"),
+                    false => join(pattern, &key),
+                };
+                visit(&entry.value, entry.line, &path, &pattern, table, found);
+            }
+        }
+        Kind::List(items) => {
+            for (i, item) in items.iter().enumerate() {
+                walk(item, &format!("{path}[{i}]"), &format!("{pattern}[]"), table, found);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn visit(
+    node: &Node,
+    line: usize,
+    path: &str,
+    pattern: &str,
+    table: &[FieldSpec],
+    found: &mut Vec<At>,
+) {
+    if let Some(spec) = table.iter().find(|s| s.path == pattern) {
+        if spec.effect == FieldEffect::Nothing && !discards(node) {
+            let message = format!("no effect: {}", spec.doc);
+            found.push(At { line, path: path.to_owned(), message });
+        }
+        return;
+    }
+    let deeper = table
+        .iter()
+        .any(|s| s.path.strip_prefix(pattern).is_some_and(|rest| rest.starts_with(['.', '['])));
+    if deeper {
+        walk(node, path, pattern, table, found);
+    } else {
+        let message = "no effect here".to_owned();
+        found.push(At { line, path: path.to_owned(), message });
+    }
+}
+
+/// A log that goes to `/dev/null` asks for nothing.
+fn discards(node: &Node) -> bool {
+    match &node.kind {
+        Kind::String(s) => s == "/dev/null",
+        Kind::List(items) => items.iter().all(discards),
+        Kind::Map(entries) => entries.iter().any(|e| discards(&e.value)),
+        _ => false,
+    }
+}
+
+/// The proto name of a key that may be written in JSON's camel case.
+fn snake_case(key: &str) -> String {
+    if key.contains(['.', '_']) {
+        return key.to_owned();
+    }
+    let mut snake = String::with_capacity(key.len() + 4);
+    for c in key.chars() {
+        if c.is_ascii_uppercase() {
+            snake.push('_');
+        }
+        snake.push(c.to_ascii_lowercase());
+    }
+    snake
+}
