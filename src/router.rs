@@ -141,6 +141,7 @@ struct Stream<'a, D> {
 impl<D: Downstream> Stream<'_, D> {
     async fn run(&mut self) -> Fate {
         let listener = self.listener;
+        edge::to_upstream(self.head, self.connection.tls);
         if self.received.upgrade {
             self.connection.shard().downstream_rq_ws_on_non_ws_route.inc();
             let chosen = self.choose(listener);

@@ -213,3 +213,120 @@ impl Control {
         self.logs.close();
     }
 }
+
+fn make_store(plane: &Arc<Plane>, settings: &Settings, workers: &Workers) -> SharedStore {
+    let options = StoreOptions {
+        removed_cluster_grace: settings.removed_cluster_grace,
+        rewrite: settings.rewrite,
+        ..StoreOptions::default()
+    };
+    let mut store = Store::new(Arc::clone(plane), options);
+    let mut listeners = ListenerManager::new(Arc::clone(plane), workers.senders.clone());
+    store.on_publish(Box::new(move |snapshot| listeners.apply(snapshot)));
+    if let Some(path) = settings.saved_snapshot.clone() {
+        store.on_save(Box::new(move |resources| {
+            if let Err(e) = saved::save(&path, resources) {
+                tracing::warn!(path = %path.display(), "configuration not saved: {e}");
+            }
+        }));
+    }
+    SharedStore::new(store)
+}
+
+/// Restores the saved snapshot, then follows the source.
+fn start_source(settings: &Settings, store: SharedStore) -> Result<(), StartError> {
+    if !settings.static_resources.is_empty() {
+        store.restore_static(settings.static_resources.clone());
+    }
+    match &settings.source {
+        Source::Static => {}
+        Source::File(path) => file_mode::start(path, store).map_err(StartError::Config)?,
+        Source::Scheduler(ads) => {
+            if let Some(path) = &settings.saved_snapshot {
+                restore(path, &store);
+            }
+            let node = settings.node.clone();
+            let ads = ads.as_ref().clone();
+            tokio::task::spawn_local(crate::xds::stream::run(ads, node, store));
+        }
+    }
+    Ok(())
+}
+
+/// Serves from the saved snapshot until the scheduler answers. One that cannot
+/// be read is said and left alone: the scheduler will replace it.
+fn restore(path: &std::path::Path, store: &SharedStore) {
+    match saved::load(path) {
+        Ok(Some(resources)) => {
+            tracing::info!(path = %path.display(), "serving the saved configuration, stale until the scheduler answers");
+            for rejected in store.restore(resources) {
+                tracing::warn!(name = rejected.name, reason = rejected.reason, "saved resource refused");
+            }
+        }
+        Ok(None) => {}
+        Err(e) => tracing::warn!(path = %path.display(), "saved configuration not used: {e}"),
+    }
+}
+
+async fn bind(
+    setting: &'static str,
+    address: SocketAddr,
+) -> Result<tokio::net::TcpListener, StartError> {
+    tokio::net::TcpListener::bind(address)
+        .await
+        .map_err(|reason| StartError::Bind { setting, address, reason })
+}
+
+/// This machine's address towards others, as Envoy shows it in mirrored
+/// requests; nothing is sent to find it.
+fn own_address() -> IpAddr {
+    let probe = || {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        // TEST-NET-1 (RFC 5737): only the routing table is asked.
+        socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
+        Ok::<_, std::io::Error>(socket.local_addr()?.ip())
+    };
+    probe().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+}
+
+enum Signal {
+    Terminate,
+    Reopen,
+}
+
+/// Signals of the process; none ever comes where they are not asked for.
+struct Signals {
+    terminate: Option<tokio::signal::unix::Signal>,
+    interrupt: Option<tokio::signal::unix::Signal>,
+    reopen: Option<tokio::signal::unix::Signal>,
+}
+
+impl Signals {
+    fn new(wanted: bool) -> Self {
+        use tokio::signal::unix::{SignalKind, signal};
+        let open = |kind| wanted.then(|| signal(kind).ok()).flatten();
+        Self {
+            terminate: open(SignalKind::terminate()),
+            interrupt: open(SignalKind::interrupt()),
+            reopen: open(SignalKind::user_defined1()),
+        }
+    }
+
+    async fn next(&mut self) -> Signal {
+        async fn wait(signal: &mut Option<tokio::signal::unix::Signal>) {
+            match signal {
+                Some(signal) => {
+                    if signal.recv().await.is_none() {
+                        std::future::pending::<()>().await;
+                    }
+                }
+                None => std::future::pending().await,
+            }
+        }
+        tokio::select! {
+            () = wait(&mut self.terminate) => Signal::Terminate,
+            () = wait(&mut self.interrupt) => Signal::Terminate,
+            () = wait(&mut self.reopen) => Signal::Reopen,
+        }
+    }
+}

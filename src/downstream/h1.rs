@@ -12,10 +12,12 @@ use super::Connection;
 use crate::exchange::{Body, Downstream, DownstreamError};
 use crate::flags::ResponseFlag;
 use crate::headers::{RequestHead, ResponseHead};
-use crate::http1::{BodyDecoder, BodyLength, HeadLimits, request, write};
+use crate::http1::body::BodyDecoder;
+use crate::http1::request::{Parser, RequestInfo};
+use crate::http1::{BodyLength, HeadError, HeadLimits, Parsed, write};
 use crate::model::ListenerConfig;
 use crate::io::{Io, Reader, Writer};
-use crate::router::{self, Fate, Received};
+use crate::router::{self, Fate, Received, Unroutable};
 use crate::timer::IdleTimer;
 
 /// Bytes that may wait for the client's socket before the upstream is held
@@ -33,6 +35,7 @@ pub(super) async fn serve(connection: Connection, io: Io, reader: Reader) {
     let mut client = Client {
         io,
         reader,
+        parser: Parser::default(),
         writer: Writer::default(),
         body: BodyDecoder::new(BodyLength::None),
         continue_wanted: false,
@@ -72,6 +75,7 @@ pub(super) async fn serve(connection: Connection, io: Io, reader: Reader) {
 struct Client {
     io: Io,
     reader: Reader,
+    parser: Parser,
     writer: Writer,
     body: BodyDecoder,
     /// `100 Continue` is owed before the body is read.
@@ -107,9 +111,12 @@ impl Client {
                         idle.restart(config.stream_idle_timeout);
                     }
                     seen = self.reader.buf.len();
-                    match request::parse(&self.reader.buf, &limits, head) {
-                        Ok(request::Parsed::Partial) => {}
-                        Ok(request::Parsed::Complete(found)) => return Poll::Ready(Next::Request(found)),
+                    match self.parser.parse(&self.reader.buf, &limits, head) {
+                        Ok(Parsed::Partial) => {}
+                        Ok(Parsed::Complete { consumed, body, info }) => {
+                            let _ = self.reader.buf.split_to(consumed);
+                            return Poll::Ready(Next::Request(body, info));
+                        }
                         Err(e) => return Poll::Ready(Next::Refused(e)),
                     }
                 }
@@ -125,10 +132,10 @@ impl Client {
         .await;
         let shard = connection.shard();
         match parsed {
-            Next::Request(found) => {
+            Next::Request(body, info) => {
                 shard.downstream_rq_total.inc();
                 shard.downstream_rq_http1_total.inc();
-                Ok(self.begin(head, connection.tls, found))
+                Ok(self.begin(head, body, info))
             }
             Next::Refused(error) => {
                 shard.downstream_rq_total.inc();
@@ -148,19 +155,21 @@ impl Client {
         }
     }
 
-    fn begin(&mut self, head: &mut RequestHead, tls: bool, found: request::Found) -> Received {
-        let _ = self.reader.buf.split_to(found.consumed);
-        let info = found.info;
-        self.body = BodyDecoder::new(found.body);
+    fn begin(&mut self, head: &RequestHead, body: BodyLength, info: RequestInfo) -> Received {
+        self.body = BodyDecoder::new(body);
         self.head_request = info.is_head;
         self.continue_wanted = info.expect_continue && !self.body.is_done();
-        crate::edge::to_upstream(head, tls);
+        let unroutable = match head.path() {
+            _ if info.is_connect => Some(Unroutable::Connect),
+            b"*" => Some(Unroutable::OptionsStar),
+            _ => None,
+        };
         Received {
             complete: self.body.is_done(),
             http2: false,
             keep_alive: !info.wants_close,
             upgrade: info.upgrade,
-            unroutable: info.unroutable,
+            unroutable,
         }
     }
 
@@ -213,8 +222,8 @@ impl Client {
 
 /// What came next on a connection.
 enum Next {
-    Request(request::Found),
-    Refused(request::HeadError),
+    Request(BodyLength, RequestInfo),
+    Refused(HeadError),
     Gone,
     Idle,
 }

@@ -8,16 +8,15 @@ use http::HeaderMap;
 
 use crate::exchange::{Body, Upstream};
 use crate::headers::{RequestHead, ResponseHead};
-use crate::http1::{BodyDecoder, BodyLength, HeadLimits, response, write};
+use crate::http1::body::BodyDecoder;
+use crate::http1::response::Parser;
+use crate::http1::{BodyLength, HeadLimits, Parsed, write};
 use crate::io::{Io, Reader, Writer};
 use crate::local_reply::UpstreamError;
 use crate::pool::Open;
 
 /// Bytes that may wait for the socket before the client is held back.
 const QUEUE_LIMIT: usize = 128 * 1024;
-
-/// Envoy: limits of an upstream's response head.
-const LIMITS: HeadLimits = HeadLimits { bytes: 60 * 1024, fields: 100 };
 
 /// A connection to a host, one request at a time.
 pub(crate) struct Http1 {
