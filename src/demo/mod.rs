@@ -1,1 +1,3 @@
-//! (being written)
+//! The demo: a whole mesh in one process.
+
+pub mod scheduler;
