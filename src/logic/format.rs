@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::headers::{Headers, RequestHead, ResponseHead};
 use operator::Operator;
-pub use render::{grpc_status, grpc_status_name};
+pub use render::{answer_status, grpc_status, grpc_status_name};
 
 /// A parsed format string.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -80,7 +80,9 @@ fn request_value<'a>(head: &'a RequestHead, name: &[u8]) -> Option<&'a [u8]> {
     match name {
         b":method" => Some(head.method()),
         b":path" => Some(head.path()),
-        b":authority" | b"host" => Some(head.authority()),
+        // An empty authority is a value, that of a head that never was is not.
+        b":authority" | b"host" if !head.method().is_empty() => return Some(head.authority()),
+        b":authority" | b"host" => None,
         b":scheme" => Some(match head.scheme {
             Scheme::Http => &b"http"[..],
             Scheme::Https => b"https",
@@ -129,14 +131,18 @@ fn grpc(status: u32, form: GrpcForm, out: &mut Vec<u8>) -> bool {
     }
 }
 
-/// The gRPC status of an answer: from the trailers, else from the response
-/// head, else by the HTTP status. None unless the request is gRPC, or if there
-/// was no answer (Envoy: `Grpc::Common::getGrpcStatus`).
+/// The gRPC status of an answer to a gRPC request, as [`answer_status`]; none
+/// for other requests.
 #[must_use]
 pub fn grpc_status(c: &LogContext<'_>) -> Option<u32> {
-    if !c.request.is_some_and(RequestHead::is_grpc) {
-        return None;
-    }
+    c.request.filter(|head| head.is_grpc()).and_then(|_| answer_status(c))
+}
+
+/// The gRPC status of an answer, whatever the request: from the trailers, else
+/// from the response head, else by the HTTP status; none if there was no answer
+/// (Envoy: `Grpc::Common::getGrpcStatus`).
+#[must_use]
+pub fn answer_status(c: &LogContext<'_>) -> Option<u32> {
     let of = |headers: &Headers| {
         let value = headers.first(HeaderId::GrpcStatus)?;
         std::str::from_utf8(value).ok()?.parse::<u32>().ok()
