@@ -5,10 +5,12 @@
 //! into the model, or says which field it cannot honour.
 
 pub mod decode;
+pub mod session;
 pub mod store;
 pub mod stream;
+pub mod tls;
 pub mod update;
-mod wire;
+pub mod wire;
 
 pub use store::{SharedStore, Store, StoreOptions};
 pub use update::{Outcome, Rejected, Resource, Update};

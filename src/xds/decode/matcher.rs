@@ -10,6 +10,7 @@ use super::Invalid;
 use super::error::{At, Unset, overlook, refuse};
 use super::scalar::fraction;
 use super::table::Session;
+use crate::logic::matching::full_match;
 use crate::model::{HeaderMatch, HeaderMatcher, PathMatch, RouteMatch, StringMatch};
 
 pub(super) fn route_match(
@@ -132,8 +133,7 @@ pub(super) fn regex(m: &ty::RegexMatcher) -> Result<Regex, Invalid> {
     if m.regex.is_empty() {
         return Err(Invalid::new("value length must be at least 1 characters").at("regex"));
     }
-    Regex::new(&m.regex).map_err(invalid)?;
-    Regex::new(&format!(r"\A(?:{})\z", m.regex)).map_err(invalid)
+    full_match(&m.regex).map_err(invalid)
 }
 
 /// An owned, lower-case header name.

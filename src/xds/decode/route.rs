@@ -240,12 +240,7 @@ struct Rewrite<'a> {
 }
 
 impl Rewrite<'_> {
-    fn model(
-        &self,
-        cluster: &str,
-        label: Option<&str>,
-        session: &Session<'_>,
-    ) -> Option<Arc<str>> {
+    fn model(&self, cluster: &str, label: Option<&str>, session: &Session<'_>) -> Option<Arc<str>> {
         let given = self.by_cluster.and_then(|s| s.fields.get(cluster)?.kind.as_ref());
         if let Some(Kind::StringValue(model)) = given {
             return Some(session.name(model));
