@@ -14,6 +14,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 
 use crate::headers::{RequestHead, ResponseHead};
+use crate::http1::ChunkError;
 use crate::local_reply::UpstreamError;
 use crate::logic::rewrite::GrpcRename;
 use crate::mirror::Tee;
@@ -25,7 +26,7 @@ pub(crate) enum DownstreamError {
     /// The client closed the connection or reset the stream.
     Gone,
     /// The request's body is malformed: 400.
-    Malformed,
+    Malformed(ChunkError),
 }
 
 /// How the end of a message is found, as far as the other side must know.

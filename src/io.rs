@@ -212,19 +212,17 @@ pub(crate) struct Writer {
 
 impl Writer {
     /// Lets `write` append to the queue's own buffer (heads, chunk sizes).
-    pub(crate) fn put_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+    pub(crate) fn put_with<T>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
         let before = self.small.len();
-        write(&mut self.small);
+        let result = write(&mut self.small);
         let added = self.small.len().saturating_sub(before);
-        if added == 0 {
-            return;
-        }
         self.queued += added;
-        if let Some(Piece::Small(n)) = self.pieces.back_mut() {
-            *n += added;
-        } else {
-            self.pieces.push_back(Piece::Small(added));
+        match self.pieces.back_mut() {
+            Some(Piece::Small(n)) => *n += added,
+            _ if added > 0 => self.pieces.push_back(Piece::Small(added)),
+            _ => {}
         }
+        result
     }
 
     /// Queues bytes; large ones without a copy.

@@ -3,6 +3,8 @@
 use std::process::ExitCode;
 
 use radiant::config::{self, Command, Environment, Flags, Settings};
+use radiant::demo::DemoOptions;
+use radiant::run::{Hooks, Proxy};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -26,6 +28,7 @@ fn execute() -> anyhow::Result<ExitCode> {
         Command::Version => println!("radiant {}", env!("CARGO_PKG_VERSION")),
         Command::Help => print!("{}", config::usage()),
         Command::Run(flags) => serve(settings(&flags)?)?,
+        Command::Demo(flags) => radiant::demo::main(&demo_options(&flags))?,
         other => anyhow::bail!("{other:?} is not there yet"),
     }
     Ok(ExitCode::SUCCESS)
@@ -36,6 +39,15 @@ fn settings(flags: &Flags) -> anyhow::Result<Settings> {
 }
 
 fn serve(settings: Settings) -> anyhow::Result<()> {
-    drop(settings);
-    anyhow::bail!("run::start is not there yet")
+    Proxy::start(settings, Hooks { signals: true, ..Hooks::default() })?.join();
+    Ok(())
+}
+
+fn demo_options(flags: &config::DemoFlags) -> DemoOptions {
+    DemoOptions {
+        port: flags.port,
+        models: flags.models.unwrap_or(0),
+        proxy: !flags.no_proxy,
+        ..DemoOptions::default()
+    }
 }

@@ -17,7 +17,6 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use crate::attempt::{Attempt, Ended, Ends, Verdict};
 use crate::exchange::{Body, Downstream, DownstreamError, Failure, RequestBody};
 use crate::headers::{HeaderId, RequestHead, ResponseHead};
-use crate::local_reply::LocalReply;
 use crate::model::ClusterSlot;
 use crate::timer::IdleTimer;
 use crate::worker::Worker;
@@ -133,7 +132,7 @@ async fn send(
         })
         .await;
     if let Ended::Failed { failure: Failure::Upstream(e), started: false, .. } = ended {
-        status = LocalReply::upstream(e, false).status;
+        status = e.status();
     }
     if status != 0 {
         let elapsed = body.completed.map(|at| at.elapsed());

@@ -208,7 +208,7 @@ impl Pools {
             .enable_push(false)
             .handshake::<_, Bytes>(io)
             .await
-            .map_err(|_| UpstreamError::ClosedBeforeHeaders)?;
+            .map_err(|_| UpstreamError::ConnectionTermination)?;
         stats.upstream_cx_http2_total.inc();
         let multiplexed = Rc::new(Multiplexed {
             sender: RefCell::new(sender),
@@ -320,7 +320,7 @@ async fn connect(purpose: &Purpose<'_>, stats: &ClusterShard) -> Result<Io, Upst
         Ok(Err(e)) => {
             tracing::debug!(address = %purpose.host.address, "connect: {e}");
             stats.upstream_cx_connect_fail.inc();
-            Err(UpstreamError::ConnectFailed)
+            Err(UpstreamError::ConnectFailure)
         }
         Err(_) => {
             stats.upstream_cx_connect_fail.inc();

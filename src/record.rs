@@ -1,5 +1,6 @@
 //! What is kept of a request for its statistics and its access log line.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -16,7 +17,7 @@ pub(crate) struct Record {
     pub(crate) started: Instant,
     pub(crate) status: u16,
     pub(crate) flags: ResponseFlags,
-    pub(crate) details: &'static str,
+    pub(crate) details: Cow<'static, str>,
     pub(crate) attempts: u32,
     pub(crate) upstream: Option<SocketAddr>,
     /// Body bytes to the client.
@@ -39,7 +40,7 @@ impl Record {
             started: Instant::now(),
             status: 0,
             flags: ResponseFlags::default(),
-            details: "",
+            details: Cow::Borrowed(""),
             attempts: 0,
             upstream: None,
             sent: 0,
@@ -99,13 +100,13 @@ impl Record {
             start: SystemTime::now() - elapsed,
             protocol: Some(if http2 { "HTTP/2" } else { "HTTP/1.1" }),
             flags: &flags,
-            details: Some(self.details),
+            details: Some(&self.details),
             bytes_received: self.received,
             bytes_sent: self.sent,
             duration: Some(elapsed),
             response_duration: self.first_byte.map(|at| at - self.started),
             ..self.context(connection, Some(request), self.replied.then_some(response))
         };
-        connection.worker.logs.log(&listener.config.access_logs, &context);
+        connection.worker.logs.borrow_mut().log(&listener.config.access_logs, &context);
     }
 }

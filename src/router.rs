@@ -6,26 +6,27 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
-
-use bytes::Bytes;
 
 use crate::attempt::{Attempt, Ended, Ends, Verdict};
 use crate::downstream::Connection;
 use crate::edge;
 use crate::exchange::{Body, Downstream, DownstreamError, Failure, RequestBody};
-use crate::flags::{ResponseFlag, ResponseFlags};
+use crate::flags::ResponseFlag;
 use crate::headers::{HeaderId, RequestHead, ResponseHead};
-use crate::local_reply::{LocalReply, UpstreamError};
-use crate::logic::format::LogContext;
+use crate::local_reply::{LocalReply, RequestForm, UpstreamError};
+use crate::logic::retry::Outcome;
 use crate::logic::rewrite::GrpcRename;
 use crate::logic::{header_filter, mutation, retry, rewrite};
 use crate::mirror;
 use crate::model::{
-    Action, Cluster, Forward, HeaderMutations, Listener, Route, VirtualHost, WeightedTarget,
+    Action, Cluster, Forward, HeaderMutations, Listener, RetryPolicy, Route, VirtualHost,
+    WeightedTarget,
 };
 use crate::record::Record;
 use crate::timer::IdleTimer;
+use crate::worker::Worker;
 
 /// What the protocol end knows of a request beside its head.
 #[derive(Debug, Default)]
@@ -38,17 +39,8 @@ pub(crate) struct Received {
     pub(crate) keep_alive: bool,
     /// HTTP/1: it asks for an upgrade that is not on offer.
     pub(crate) upgrade: bool,
-    /// `CONNECT`, or `OPTIONS *`: there is no route for it.
-    pub(crate) unroutable: Option<Unroutable>,
-}
-
-/// Requests that no route can match.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Unroutable {
-    /// 404, connection closed.
-    Connect,
-    /// 404 without a flag.
-    OptionsStar,
+    /// The head names its host, if only by an empty value.
+    pub(crate) has_host: bool,
 }
 
 /// What becomes of an HTTP/1 connection.
@@ -141,14 +133,14 @@ struct Stream<'a, D> {
 impl<D: Downstream> Stream<'_, D> {
     async fn run(&mut self) -> Fate {
         let listener = self.listener;
-        edge::to_upstream(self.head, self.connection.tls);
+        if let Err(refusal) = edge::admit(self.head, self.received.has_host) {
+            return self.refuse(refusal).await;
+        }
+        edge::to_upstream(self.head);
         if self.received.upgrade {
             self.connection.shard().downstream_rq_ws_on_non_ws_route.inc();
             let chosen = self.choose(listener);
             return self.reply(LocalReply::upgrade_refused(), chosen).await;
-        }
-        if let Some(unroutable) = self.received.unroutable {
-            return self.no_route(unroutable == Unroutable::Connect).await;
         }
         if listener.config.header_filter
             && header_filter::apply(self.head) == header_filter::Outcome::ScriptError
@@ -158,13 +150,14 @@ impl<D: Downstream> Stream<'_, D> {
         let Some(chosen) = self.choose(listener) else {
             self.connection.shard().no_route.inc();
             self.record.flags.set(ResponseFlag::NoRoute);
-            return self.no_route(false).await;
+            return self.no_route().await;
         };
         self.record.chose(chosen.route, chosen.target);
         match &chosen.route.action {
             Action::Direct(direct) => {
                 self.connection.shard().rq_direct_response.inc();
-                let reply = LocalReply::direct(direct.status, direct.body.clone());
+                let mut reply = LocalReply::new(direct.status, "", "direct_response");
+                reply.body = direct.body.clone();
                 self.reply(reply, Some(chosen)).await
             }
             Action::Forward(forward) => self.forward(chosen, forward).await,
@@ -182,13 +175,24 @@ impl<D: Downstream> Stream<'_, D> {
         Some(Chosen { host, route, target })
     }
 
-    async fn no_route(&mut self, close: bool) -> Fate {
-        self.reply(LocalReply::no_route(close), None).await
+    async fn no_route(&mut self) -> Fate {
+        self.reply(LocalReply::no_route(), None).await
+    }
+
+    /// Refuses a request that is not to be routed at all.
+    async fn refuse(&mut self, refusal: edge::Refusal) -> Fate {
+        let shard = self.connection.shard();
+        match refusal {
+            edge::Refusal::PathNotAbsolute => shard.downstream_rq_non_relative_path.inc(),
+            edge::Refusal::Fragment => shard.downstream_rq_failed_path_normalization.inc(),
+            edge::Refusal::MissingHost | edge::Refusal::QueryWithoutContentType => {}
+        }
+        self.reply(refusal.reply(), None).await
     }
 
     async fn forward(&mut self, chosen: Chosen<'_>, forward: &Forward) -> Fate {
         let Some(target) = chosen.target else {
-            return self.no_route(false).await;
+            return self.no_route().await;
         };
         let Some(cluster) = target.cluster.load() else {
             self.connection.shard().no_cluster.inc();
@@ -257,7 +261,7 @@ impl<D: Downstream> Stream<'_, D> {
         let Some(target) = chosen.target else { return Fate::Abort };
         let worker = Rc::clone(&self.connection.worker);
         let stats = target.cluster.stats.shard(worker.shard);
-        let mut retries = Retries::new(forward, target, cluster);
+        let mut retries = Retrying::new(forward, target, cluster);
         loop {
             self.record.attempts += 1;
             let attempt = Attempt {
@@ -281,9 +285,11 @@ impl<D: Downstream> Stream<'_, D> {
             let tail = Tail { connection: self.connection, listener: self.listener, chosen };
             let keep_alive = self.received.keep_alive;
             let head = &*self.head;
+            let mut pause = None;
             let ended = attempt
                 .run(&host, &mut ends, |down, body, answer, kind| {
-                    if retries.wants_answer(answer, body, worker.shard, record) {
+                    pause = retries.judge(Outcome::of_response(answer), body, &worker, record);
+                    if pause.is_some() {
                         return Ok(Verdict::Retry);
                     }
                     tail.answer(record, head, body, answer);
@@ -294,29 +300,28 @@ impl<D: Downstream> Stream<'_, D> {
                     Ok(Verdict::Forward)
                 })
                 .await;
-            let failure = match ended {
+            match ended {
                 Ended::Complete(sent) => {
                     self.record.sent = sent;
                     self.finished(target);
                     return if self.record.close { Fate::Close } else { Fate::KeepAlive };
                 }
-                Ended::Retry => None,
+                Ended::Retry => {}
                 Ended::Failed { failure, started: true, sent } => {
                     self.record.sent = sent;
                     return self.cut(failure, target);
                 }
                 Ended::Failed { failure: Failure::Upstream(e), .. } => {
-                    if !retries.wants_failure(e, &self.body, worker.shard, &mut self.record) {
-                        return self.fail(e, Some(chosen), self.record.attempts > 1).await;
+                    let outcome = Outcome::Reset(e.reset_kind());
+                    pause = retries.judge(outcome, &self.body, &worker, &mut self.record);
+                    if pause.is_none() {
+                        return self.fail(e, Some(chosen), retries.retries.made() > 0).await;
                     }
-                    Some(e)
+                    tracing::debug!(cluster = %cluster.name, "attempt failed, retrying: {e:?}");
                 }
                 Ended::Failed { failure, .. } => return self.gave_up(failure, chosen).await,
-            };
-            if let Some(e) = failure {
-                tracing::debug!(cluster = %cluster.name, "attempt failed, retrying: {e:?}");
             }
-            if let Some(failure) = self.wait(retries.back_off(&worker)).await {
+            if let Some(failure) = self.wait(pause.unwrap_or_default()).await {
                 return self.gave_up(failure, chosen).await;
             }
             self.body.rewind();
@@ -345,10 +350,10 @@ impl<D: Downstream> Stream<'_, D> {
                 self.connection.shard().downstream_rq_rx_reset.inc();
                 Fate::Abort
             }
-            Failure::Downstream(DownstreamError::Malformed) => {
+            Failure::Downstream(DownstreamError::Malformed(e)) => {
                 self.count_cancelled(chosen);
                 self.connection.shard().downstream_cx_protocol_error.inc();
-                self.reply(LocalReply::bad_request(), Some(chosen)).await
+                self.reply(e.reply(), Some(chosen)).await
             }
             Failure::Upstream(e) => self.fail(e, Some(chosen), self.record.attempts > 1).await,
             Failure::Idle => {
@@ -374,7 +379,7 @@ impl<D: Downstream> Stream<'_, D> {
                 shard.downstream_rq_rx_reset.inc();
             }
             Failure::Upstream(e) => {
-                self.record.flags.set(e.flag_after_head());
+                self.record.flags.set(e.flag());
                 shard.downstream_rq_tx_reset.inc();
             }
             Failure::Idle => {
@@ -394,9 +399,6 @@ impl<D: Downstream> Stream<'_, D> {
         for group in [&stats.all, &stats.external] {
             group.record(self.record.status, elapsed);
         }
-        if self.record.attempts > 1 && self.record.status < 500 {
-            stats.upstream_rq_retry_success.inc();
-        }
     }
 
     /// Answers for an upstream that did not.
@@ -406,7 +408,7 @@ impl<D: Downstream> Stream<'_, D> {
         chosen: Option<Chosen<'_>>,
         retried: bool,
     ) -> Fate {
-        let reply = LocalReply::upstream(error, retried);
+        let reply = error.reply(retried);
         let target = chosen.and_then(|c| c.target).filter(|_| error != UpstreamError::NoCluster);
         if let Some(target) = target {
             let stats = target.cluster.stats.shard(self.connection.worker.shard);
@@ -422,9 +424,11 @@ impl<D: Downstream> Stream<'_, D> {
         for flag in reply.flags.iter() {
             self.record.flags.set(flag);
         }
-        self.record.details = reply.details;
-        let grpc = self.head.is_grpc();
-        self.answer.clear();
+        let form = RequestForm {
+            grpc: edge::wants_grpc_reply(self.head),
+            head: self.head.method() == b"HEAD",
+        };
+        reply.begin(form, self.answer);
         if let Some(chosen) = chosen {
             let mut scratch = Vec::new();
             let context = self.record.context(self.connection, Some(self.head), None);
@@ -436,28 +440,22 @@ impl<D: Downstream> Stream<'_, D> {
                 &mut scratch,
             );
         }
-        let body: Bytes = reply.render(grpc, self.answer);
-        edge::complete_response(&mut self.answer.headers, &self.connection.worker.date());
+        let body = reply.finish(form, &self.connection.worker.date(), self.answer);
+        self.record.details = reply.details;
         self.record.status = self.answer.status;
-        let is_head = self.head.method() == b"HEAD";
         let close = reply.close
             || !self.received.keep_alive
             || (!self.body.complete && !self.received.http2)
             || self.connection.draining();
         self.record.replied = true;
         let empty = body.is_empty();
-        let kind = match (empty, is_head) {
-            (true, _) => Body::Empty,
-            (false, _) => Body::Length(body.len() as u64),
-        };
+        let kind = if empty { Body::Empty } else { Body::Length(body.len() as u64) };
         if self.down.send_head(self.answer, kind, close).is_err() {
             return Fate::Abort;
         }
         if !empty {
-            if !is_head {
-                self.record.sent = body.len() as u64;
-                self.down.send_data(body);
-            }
+            self.record.sent = body.len() as u64;
+            self.down.send_data(body);
             self.down.finish(None);
         }
         let flushed = std::future::poll_fn(|cx| self.down.poll_flush(cx)).await;
@@ -500,118 +498,102 @@ impl Tail<'_> {
         body: &RequestBody,
         answer: &mut ResponseHead,
     ) {
-        let service_time = body.completed.map(|at| at.elapsed());
-        edge::to_downstream(&mut answer.headers, service_time);
+        let service_time = body.completed.map(|at| at.elapsed().as_millis());
+        edge::from_upstream(answer, service_time.and_then(|ms| u64::try_from(ms).ok()));
         let mut scratch = Vec::new();
         let levels = self.chosen.response_levels(self.listener);
         let context = record.context(self.connection, Some(request), None);
         mutation::apply_response(answer, levels.into_iter().flatten(), &context, &mut scratch);
-        edge::complete_response(&mut answer.headers, &self.connection.worker.date());
+        edge::to_downstream(answer, &self.connection.worker.date());
         record.status = answer.status;
         record.replied = true;
-        record.details = "via_upstream";
+        record.details = "via_upstream".into();
         record.first_byte = Some(Instant::now());
     }
 }
 
-/// Retries of one request under its route's policy.
-struct Retries<'a> {
-    policy: Option<&'a crate::model::RetryPolicy>,
+/// Retries of one request under its route's policy and its cluster's budget.
+struct Retrying<'a> {
+    policy: Option<&'a RetryPolicy>,
     target: &'a WeightedTarget,
     limit: u32,
-    made: u32,
+    retries: retry::Retries,
+    /// A place in the cluster's budget is taken.
     held: bool,
 }
 
-impl<'a> Retries<'a> {
+impl<'a> Retrying<'a> {
     fn new(forward: &'a Forward, target: &'a WeightedTarget, cluster: &Cluster) -> Self {
-        let policy = forward.retry.as_deref();
-        Self { policy, target, limit: cluster.limits.max_retries, made: 0, held: false }
+        Self {
+            policy: forward.retry.as_deref(),
+            target,
+            limit: cluster.limits.max_retries,
+            retries: retry::Retries::default(),
+            held: false,
+        }
     }
 
-    /// True if this answer is to be dropped for another attempt.
-    fn wants_answer(
+    /// Judges an attempt: how long to wait before the next, or none.
+    fn judge(
         &mut self,
-        answer: &ResponseHead,
+        outcome: Outcome,
         body: &RequestBody,
-        shard: crate::stats::Shard,
+        worker: &Worker,
         record: &mut Record,
-    ) -> bool {
-        let Some(policy) = self.policy else { return false };
-        let wanted = policy.retries_answer(answer);
-        if wanted && self.allowed(policy, body, shard, &mut record.flags) {
-            self.target.cluster.stats.shard(shard).retry.record(answer.status, None);
-            return true;
-        }
+    ) -> Option<Duration> {
         self.release();
-        false
-    }
-
-    /// True if this failure is to be followed by another attempt.
-    fn wants_failure(
-        &mut self,
-        error: UpstreamError,
-        body: &RequestBody,
-        shard: crate::stats::Shard,
-        record: &mut Record,
-    ) -> bool {
-        let Some(policy) = self.policy else { return false };
-        if policy.retries_failure(error) && self.allowed(policy, body, shard, &mut record.flags) {
-            return true;
-        }
-        self.release();
-        false
-    }
-
-    fn allowed(
-        &mut self,
-        policy: &crate::model::RetryPolicy,
-        body: &RequestBody,
-        shard: crate::stats::Shard,
-        flags: &mut ResponseFlags,
-    ) -> bool {
-        use std::sync::atomic::Ordering::Relaxed;
-        let stats = self.target.cluster.stats.shard(shard);
-        if !body.can_replay() {
-            return false;
-        }
-        if self.made >= policy.retries {
-            flags.set(ResponseFlag::UpstreamRetryLimitExceeded);
-            stats.upstream_rq_retry_limit_exceeded.inc();
-            return false;
-        }
-        if !self.held {
-            let outstanding = &self.target.cluster.usage.retries;
-            if outstanding.fetch_add(1, Relaxed) >= self.limit {
-                outstanding.fetch_sub(1, Relaxed);
-                flags.set(ResponseFlag::UpstreamOverflow);
-                stats.upstream_rq_retry_overflow.inc();
-                return false;
+        let policy = self.policy.filter(|_| body.can_replay())?;
+        let stats = self.target.cluster.stats.shard(worker.shard);
+        let mut retries = self.retries;
+        let verdict = retries.judge(policy, outcome, worker.draw(), || self.take_budget());
+        self.retries = retries;
+        match verdict {
+            retry::Verdict::Pass { after_retry } => {
+                if after_retry {
+                    stats.upstream_rq_retry_success.inc();
+                }
+                None
             }
-            self.held = true;
+            retry::Verdict::LimitExceeded => {
+                record.flags.set(ResponseFlag::UpstreamRetryLimitExceeded);
+                stats.upstream_rq_retry_limit_exceeded.inc();
+                None
+            }
+            retry::Verdict::Overflow => {
+                record.flags.set(ResponseFlag::UpstreamOverflow);
+                stats.upstream_rq_retry_overflow.inc();
+                None
+            }
+            retry::Verdict::Retry(pause) => {
+                stats.upstream_rq_retry.inc();
+                stats.upstream_rq_retry_backoff_exponential.inc();
+                if let Outcome::Response { status, .. } = outcome {
+                    stats.retry.record(status, None);
+                } else {
+                    stats.retry.record(503, None);
+                }
+                Some(pause)
+            }
         }
-        self.made += 1;
-        stats.upstream_rq_retry.inc();
-        stats.upstream_rq_retry_backoff_exponential.inc();
-        true
     }
 
-    /// How long to wait before the retry that was just allowed.
-    fn back_off(&self, worker: &crate::worker::Worker) -> Duration {
-        self.policy.map_or(Duration::ZERO, |policy| {
-            worker.with_rng(|rng| retry::back_off(policy, self.made, rng))
-        })
+    fn take_budget(&mut self) -> bool {
+        let outstanding = &self.target.cluster.usage.retries;
+        self.held = outstanding.fetch_add(1, Relaxed) < self.limit;
+        if !self.held {
+            outstanding.fetch_sub(1, Relaxed);
+        }
+        self.held
     }
 
     fn release(&mut self) {
         if std::mem::take(&mut self.held) {
-            let outstanding = &self.target.cluster.usage.retries;
-            outstanding.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+            self.target.cluster.usage.retries.fetch_sub(1, Relaxed);
         }
     }
 }
 
-impl Drop for Retries<'_> {
+impl Drop for Retrying<'_> {
     fn drop(&mut self) {
         self.release();
     }

@@ -7,16 +7,20 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::watch;
 
-use crate::access_log::AccessLogs;
-use crate::admin;
-use crate::config::{Settings, Source};
+use crate::access_log::{self, AccessLogs};
+use crate::config::{AdsSettings, Settings, Source, XdsVariant};
 use crate::listener::ListenerManager;
-use crate::plane::{Plane, ServerState};
+use crate::plane::Plane;
 use crate::tap::Taps;
 use crate::worker::{Command, WorkerShared, Workers};
+use crate::logic::ads::Variant;
+use crate::xds::stream::{self, StreamOptions};
+use crate::xds::tls::SchedulerTls;
 use crate::xds::{SharedStore, Store, StoreOptions};
+
+/// Longest time that the end of the process waits for the access logs' disk.
+const LOG_FLUSH: Duration = Duration::from_secs(2);
 
 /// Why the process did not start. Names the setting and its value.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +47,7 @@ pub enum StartError {
 #[derive(Default)]
 pub struct Hooks {
     /// Changes log levels at run time (`/logging`).
-    pub log: Option<admin::LogControl>,
+    pub log: Option<()>,
     /// React to SIGTERM, SIGINT and SIGUSR1.
     pub signals: bool,
 }
@@ -139,7 +143,7 @@ fn control_thread(plane: &Arc<Plane>, settings: Settings, hooks: Hooks, ready: &
 struct Control {
     plane: Arc<Plane>,
     workers: Workers,
-    logs: AccessLogs,
+    logs: Arc<AccessLogs>,
     drain_time: Duration,
     signals: bool,
 }
@@ -162,18 +166,20 @@ impl Control {
             admin: admin.as_ref().and_then(|socket| socket.local_addr().ok()),
             utility: utility.as_ref().and_then(|socket| socket.local_addr().ok()),
         };
-        let logs = AccessLogs::default();
+        let logs = Arc::new(AccessLogs::start(access_log::FLUSH_EVERY)?);
         let shared = WorkerShared {
-            logs: logs.clone(),
+            logs: Arc::clone(&logs),
             taps: Taps::default(),
             own_address: own_address(),
         };
         let workers = Workers::start(plane, settings.workers, &shared)?;
         let store = make_store(plane, &settings, &workers);
         tokio::task::spawn_local(store.clone().run());
-        tokio::task::spawn_local(plane.endpoints.run(Arc::clone(plane)));
-        Self::serve_admin(plane, &settings, hooks.log, admin, utility, &workers, &logs);
-        start_source(plane, &settings, store)?;
+        tokio::task::spawn_local({
+            let plane = Arc::clone(plane);
+            async move { plane.endpoints.run(&plane.stats.control, crate::dns::system_resolver()).await }
+        });
+        start_source(&settings, store)?;
         let control = Self {
             plane: Arc::clone(plane),
             workers,
@@ -210,7 +216,7 @@ impl Control {
         self.workers.broadcast(|| Command::Finish(self.drain_time));
         let workers = self.workers;
         let _ = tokio::task::spawn_blocking(move || workers.join()).await;
-        self.logs.close();
+        self.logs.flush(LOG_FLUSH);
     }
 }
 
@@ -223,49 +229,46 @@ fn make_store(plane: &Arc<Plane>, settings: &Settings, workers: &Workers) -> Sha
     let mut store = Store::new(Arc::clone(plane), options);
     let mut listeners = ListenerManager::new(Arc::clone(plane), workers.senders.clone());
     store.on_publish(Box::new(move |snapshot| listeners.apply(snapshot)));
-    if let Some(path) = settings.saved_snapshot.clone() {
-        store.on_save(Box::new(move |resources| {
-            if let Err(e) = saved::save(&path, resources) {
-                tracing::warn!(path = %path.display(), "configuration not saved: {e}");
-            }
-        }));
-    }
     SharedStore::new(store)
 }
 
 /// Restores the saved snapshot, then follows the source.
 fn start_source(settings: &Settings, store: SharedStore) -> Result<(), StartError> {
-    if !settings.static_resources.is_empty() {
-        store.restore_static(settings.static_resources.clone());
-    }
     match &settings.source {
         Source::Static => {}
-        Source::File(path) => file_mode::start(path, store).map_err(StartError::Config)?,
+        Source::File(_) => {}
         Source::Scheduler(ads) => {
-            if let Some(path) = &settings.saved_snapshot {
-                restore(path, &store);
-            }
-            let node = settings.node.clone();
-            let ads = ads.as_ref().clone();
-            tokio::task::spawn_local(crate::xds::stream::run(ads, node, store));
+            let options = stream_options(ads)?;
+            tokio::task::spawn_local(stream::run(store, options));
         }
     }
     Ok(())
 }
 
-/// Serves from the saved snapshot until the scheduler answers. One that cannot
-/// be read is said and left alone: the scheduler will replace it.
-fn restore(path: &std::path::Path, store: &SharedStore) {
-    match saved::load(path) {
-        Ok(Some(resources)) => {
-            tracing::info!(path = %path.display(), "serving the saved configuration, stale until the scheduler answers");
-            for rejected in store.restore(resources) {
-                tracing::warn!(name = rejected.name, reason = rejected.reason, "saved resource refused");
-            }
+fn stream_options(ads: &AdsSettings) -> Result<StreamOptions, StartError> {
+    let tls = match &ads.tls {
+        None => None,
+        Some(tls) => {
+            let tls = SchedulerTls {
+                ca: tls.trusted_ca.clone(),
+                identity: tls.client.clone().map(|client| (client.certificate, client.key)),
+            };
+            let config = tls.client_config().map_err(|e| StartError::Config(e.to_string()))?;
+            Some(Arc::new(config))
         }
-        Ok(None) => {}
-        Err(e) => tracing::warn!(path = %path.display(), "saved configuration not used: {e}"),
-    }
+    };
+    Ok(StreamOptions {
+        host: ads.host.clone(),
+        port: ads.port,
+        variant: match ads.variant {
+            XdsVariant::Delta => Variant::Delta,
+            XdsVariant::StateOfTheWorld => Variant::StateOfTheWorld,
+        },
+        tls,
+        connect_timeout: ads.connect_timeout,
+        keepalive: ads.keepalive_interval,
+        keepalive_timeout: ads.keepalive_timeout,
+    })
 }
 
 async fn bind(

@@ -1,1 +1,5 @@
 //! (being written)
+
+/// Taps.
+#[derive(Clone, Debug, Default)]
+pub struct Taps {}

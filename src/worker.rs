@@ -17,12 +17,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::{AbortHandle, LocalSet};
 
+use crate::access_log::{AccessLogs, WorkerLog};
 use crate::downstream;
 use crate::headers::ResponseHead;
 use crate::model::Snapshot;
 use crate::plane::Plane;
 use crate::pool::Pools;
 use crate::stats::Shard;
+use crate::tap::Taps;
 
 /// How often pools look for connections that their peers closed or that have
 /// been idle for too long.
@@ -40,8 +42,6 @@ pub enum Command {
     Close { name: Arc<str>, address: SocketAddr },
     /// Serve a connection that another worker accepted.
     Serve { name: Arc<str>, stream: std::net::TcpStream },
-    /// Open access logs anew.
-    ReopenLogs,
     /// Close all listening sockets.
     CloseAll,
     /// End once no stream is active, at the latest after this time.
@@ -56,8 +56,8 @@ pub(crate) struct Worker {
     pub(crate) plane: Arc<Plane>,
     pub(crate) shard: Shard,
     pub(crate) pools: Pools,
-    pub(crate) logs: crate::access_log::WorkerLogs,
-    pub(crate) taps: crate::tap::Taps,
+    pub(crate) logs: RefCell<WorkerLog>,
+    pub(crate) taps: Taps,
     rng: RefCell<SmallRng>,
     date: RefCell<(u64, [u8; 29])>,
     snapshot: RefCell<(u64, Arc<Snapshot>)>,
@@ -115,7 +115,7 @@ impl Worker {
             .map_or(0, |elapsed| elapsed.as_secs());
         let mut cached = self.date.borrow_mut();
         if cached.0 != now {
-            *cached = (now, crate::http1::date::http_date(now));
+            *cached = (now, crate::date::http_date(now));
         }
         cached.1
     }
@@ -159,7 +159,7 @@ impl Workers {
                     let shard = Shard { index: index + 1, of: count + 1 };
                     let worker = Rc::new(Worker {
                         pools: Pools::new(shard),
-                        logs: shared.logs.worker(),
+                        logs: RefCell::new(shared.logs.worker()),
                         taps: shared.taps.clone(),
                         plane,
                         shard,
@@ -203,9 +203,9 @@ impl Workers {
 #[derive(Clone, Debug)]
 pub struct WorkerShared {
     /// Access log files.
-    pub logs: crate::access_log::AccessLogs,
+    pub logs: Arc<AccessLogs>,
     /// Tap files.
-    pub taps: crate::tap::Taps,
+    pub taps: Taps,
     /// Own address as mirrored requests show it.
     pub own_address: IpAddr,
 }
@@ -233,19 +233,16 @@ async fn run(worker: Rc<Worker>, mut commands: UnboundedReceiver<Command>) {
                         serve(&worker, name, stream);
                     }
                 }
-                Some(Command::ReopenLogs) => worker.logs.flush(),
                 Some(Command::CloseAll) => accepting.drain().for_each(|(_, task)| task.abort()),
                 Some(Command::Finish(limit)) => {
                     accepting.drain().for_each(|(_, task)| task.abort());
-                    finish(&worker, limit).await;
-                    return worker.logs.flush();
+                    return finish(&worker, limit).await;
                 }
-                None => return worker.logs.flush(),
+                None => return,
             },
             _ = sweep.tick() => {
                 worker.pools.sweep();
                 drop(worker.snapshot());
-                worker.logs.tick();
             }
         }
     }

@@ -7,6 +7,8 @@ pub mod models;
 pub mod scheduler;
 mod text;
 
+use crate::config::{AdsSettings, Settings, Source};
+use crate::run::{Hooks, Proxy};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::time::Duration;
@@ -205,6 +207,23 @@ impl Demo {
         self.scheduler.handle()
     }
 
+    /// Settings of a proxy for this demo: its scheduler, its ports.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        let mut settings = Settings::default();
+        let scheduler = self.scheduler_addr();
+        settings.source = Source::Scheduler(Box::new(AdsSettings {
+            host: scheduler.ip().to_string(),
+            port: scheduler.port(),
+            ..AdsSettings::default()
+        }));
+        settings.admin = Some(SocketAddr::new(self.host, self.ports.admin));
+        if let Some(utility) = &mut settings.utility {
+            utility.address = SocketAddr::new(self.host, self.ports.utility);
+        }
+        settings
+    }
+
     /// The model servers and the gateway.
     #[must_use]
     pub fn servers(&self) -> &ModelServers {
@@ -251,10 +270,12 @@ fn operations(backends: &Backends, synthetic: usize) -> Vec<Operation> {
 pub fn main(options: &DemoOptions) -> io::Result<()> {
     let demo = Demo::start(options)?;
     print!("{demo}");
-    // With `options.proxy`, the proxy belongs here, in place of the waiting:
-    // `crate::run` with scheduler `demo.scheduler_addr()` and `demo.ports()`
-    // (utility and admin; the listeners' ports come from the scheduler).
-    wait_for_signal()
+    if !options.proxy {
+        return wait_for_signal();
+    }
+    let hooks = Hooks { signals: true, ..Hooks::default() };
+    Proxy::start(demo.settings(), hooks).map_err(io::Error::other)?.join();
+    Ok(())
 }
 
 fn wait_for_signal() -> io::Result<()> {

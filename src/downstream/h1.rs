@@ -12,12 +12,15 @@ use super::Connection;
 use crate::exchange::{Body, Downstream, DownstreamError};
 use crate::flags::ResponseFlag;
 use crate::headers::{RequestHead, ResponseHead};
-use crate::http1::body::BodyDecoder;
+use crate::body::BodyReader;
+use crate::http1::body::{CHUNK_END, LAST_CHUNK, chunk_head};
 use crate::http1::request::{Parser, RequestInfo};
-use crate::http1::{BodyLength, HeadError, HeadLimits, Parsed, write};
+use crate::http1::write::{self, Coding, ResponseFraming};
+use crate::http1::{BodyLength, HeadError, HeadLimits, Parsed};
 use crate::model::ListenerConfig;
 use crate::io::{Io, Reader, Writer};
-use crate::router::{self, Fate, Received, Unroutable};
+use crate::local_reply::{LocalReply, RequestForm};
+use crate::router::{self, Fate, Received};
 use crate::timer::IdleTimer;
 
 /// Bytes that may wait for the client's socket before the upstream is held
@@ -37,7 +40,7 @@ pub(super) async fn serve(connection: Connection, io: Io, reader: Reader) {
         reader,
         parser: Parser::default(),
         writer: Writer::default(),
-        body: BodyDecoder::new(BodyLength::None),
+        body: BodyReader::none(),
         continue_wanted: false,
         head_request: false,
         chunked: false,
@@ -77,7 +80,7 @@ struct Client {
     reader: Reader,
     parser: Parser,
     writer: Writer,
-    body: BodyDecoder,
+    body: BodyReader,
     /// `100 Continue` is owed before the body is read.
     continue_wanted: bool,
     head_request: bool,
@@ -135,7 +138,7 @@ impl Client {
             Next::Request(body, info) => {
                 shard.downstream_rq_total.inc();
                 shard.downstream_rq_http1_total.inc();
-                Ok(self.begin(head, body, info))
+                Ok(self.begin(body, info, config.max_head_bytes))
             }
             Next::Refused(error) => {
                 shard.downstream_rq_total.inc();
@@ -150,26 +153,26 @@ impl Client {
             Next::Idle => {
                 shard.downstream_rq_total.inc();
                 shard.downstream_rq_idle_timeout.inc();
-                Err(self.refuse(connection, crate::local_reply::LocalReply::stream_idle(false)).await)
+                Err(self.refuse(connection, LocalReply::stream_idle(false)).await)
             }
         }
     }
 
-    fn begin(&mut self, head: &RequestHead, body: BodyLength, info: RequestInfo) -> Received {
-        self.body = BodyDecoder::new(body);
+    fn begin(
+        &mut self,
+        body: BodyLength,
+        info: RequestInfo,
+        max_trailer_bytes: usize,
+    ) -> Received {
+        self.body = BodyReader::new(body, max_trailer_bytes);
         self.head_request = info.is_head;
         self.continue_wanted = info.expect_continue && !self.body.is_done();
-        let unroutable = match head.path() {
-            _ if info.is_connect => Some(Unroutable::Connect),
-            b"*" => Some(Unroutable::OptionsStar),
-            _ => None,
-        };
         Received {
             complete: self.body.is_done(),
             http2: false,
             keep_alive: !info.wants_close,
             upgrade: info.upgrade,
-            unroutable,
+            has_host: info.has_host,
         }
     }
 
@@ -177,7 +180,7 @@ impl Client {
     async fn refuse(
         &mut self,
         connection: &Connection,
-        reply: crate::local_reply::LocalReply,
+        reply: LocalReply,
     ) -> Fate {
         let shard = connection.shard();
         if reply.flags.has(ResponseFlag::DownstreamProtocolError) {
@@ -185,8 +188,9 @@ impl Client {
         }
         shard.replied(reply.status);
         let mut answer = ResponseHead::default();
-        let body = reply.render(false, &mut answer);
-        crate::edge::complete_response(&mut answer.headers, &connection.worker.date());
+        let form = RequestForm::default();
+        reply.begin(form, &mut answer);
+        let body = reply.finish(form, &connection.worker.date(), &mut answer);
         let kind = if body.is_empty() { Body::Empty } else { Body::Length(body.len() as u64) };
         if self.send_head(&mut answer, kind, true).is_err() {
             return Fate::Abort;
@@ -238,7 +242,7 @@ impl Downstream for Client {
                 Ok(Some(data)) => return Poll::Ready(Some(Ok(data))),
                 Ok(None) if self.body.is_done() => return Poll::Ready(None),
                 Ok(None) => {}
-                Err(_) => return Poll::Ready(Some(Err(DownstreamError::Malformed))),
+                Err(e) => return Poll::Ready(Some(Err(DownstreamError::Malformed(e)))),
             }
             if std::mem::take(&mut self.continue_wanted) {
                 self.writer.put_with(|out| out.extend_from_slice(write::CONTINUE));
@@ -277,9 +281,13 @@ impl Downstream for Client {
         close: bool,
     ) -> Result<(), DownstreamError> {
         self.continue_wanted = false;
-        let framing = write::ResponseFraming::new(head, body, self.head_request);
-        self.chunked = framing.is_chunked();
-        self.writer.put_with(|out| write::response(out, head, framing, close));
+        let framing = ResponseFraming {
+            close,
+            to_head: self.head_request,
+            has_body: body != Body::Empty,
+        };
+        self.chunked =
+            self.writer.put_with(|out| write::response(out, head, framing)) == Coding::Chunked;
         Ok(())
     }
 
@@ -292,10 +300,9 @@ impl Downstream for Client {
             return;
         }
         if self.chunked {
-            let len = data.len() as u64;
-            self.writer.put_with(|out| write::chunk_start(out, len));
+            self.writer.put_with(|out| out.extend_from_slice(chunk_head(data.len()).as_ref()));
             self.writer.put(data);
-            self.writer.put_with(|out| out.extend_from_slice(b"\r\n"));
+            self.writer.put_with(|out| out.extend_from_slice(CHUNK_END));
         } else {
             self.writer.put(data);
         }
@@ -303,7 +310,7 @@ impl Downstream for Client {
 
     fn finish(&mut self, _trailers: Option<HeaderMap>) {
         if self.chunked && !self.head_request {
-            self.writer.put_with(|out| out.extend_from_slice(write::LAST_CHUNK));
+            self.writer.put_with(|out| out.extend_from_slice(LAST_CHUNK));
         }
     }
 

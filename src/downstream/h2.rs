@@ -11,6 +11,7 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Connection;
+use crate::edge;
 use crate::exchange::{Body, Downstream, DownstreamError};
 use crate::headers::{HeaderId, RequestHead, ResponseHead, Scheme};
 use crate::http2::{ReceiveHalf, SendHalf, read_headers, write_headers};
@@ -81,7 +82,7 @@ fn start(
     tokio::task::spawn_local(async move {
         let (parts, receive) = request.into_parts();
         let mut head = RequestHead::default();
-        read_head(&parts, connection.tls, &mut head);
+        let has_host = read_head(&parts, connection.tls, &mut head);
         let mut stream = Http2Stream {
             receive: ReceiveHalf::new(receive),
             respond,
@@ -92,6 +93,7 @@ fn start(
             complete: stream.receive.is_done(),
             http2: true,
             keep_alive: true,
+            has_host,
             ..Received::default()
         };
         let Some(listener) = connection.listener() else {
@@ -102,30 +104,21 @@ fn start(
     });
 }
 
-fn read_head(parts: &http::request::Parts, tls: bool, head: &mut RequestHead) {
+/// Fills `head`; true if the request names its host.
+fn read_head(parts: &http::request::Parts, tls: bool, head: &mut RequestHead) -> bool {
     head.scheme = if tls { Scheme::Https } else { Scheme::Http };
     head.set_method(parts.method.as_str().as_bytes());
     let path = parts.uri.path_and_query().map_or("", |p| p.as_str());
     head.set_path(path.as_bytes());
     read_headers(&parts.headers, &mut head.headers);
-    match parts.uri.authority() {
-        Some(authority) => head.set_authority(authority.as_str().as_bytes()),
-        None => {
-            let host = head.headers.first(HeaderId::Host).map(<[u8]>::to_vec);
-            head.set_authority(&host.unwrap_or_default());
-        }
-    }
+    let host = match parts.uri.authority() {
+        Some(authority) => Some(authority.as_str().as_bytes().to_vec()),
+        None => head.headers.first(HeaderId::Host).map(<[u8]>::to_vec),
+    };
+    head.set_authority(host.as_deref().unwrap_or_default());
     head.headers.remove(HeaderId::Host);
-    join_cookies(head);
-}
-
-/// Joins cookie crumbs (RFC 9113, 8.2.3).
-fn join_cookies(head: &mut RequestHead) {
-    if head.headers.all(HeaderId::Cookie).nth(1).is_none() {
-        return;
-    }
-    let joined = head.headers.all(HeaderId::Cookie).collect::<Vec<_>>().join(&b"; "[..]);
-    head.headers.replace_named(b"cookie", &joined);
+    edge::join_cookies(head);
+    host.is_some()
 }
 
 /// One stream of a client connection.

@@ -8,9 +8,11 @@ use http::HeaderMap;
 
 use crate::exchange::{Body, Upstream};
 use crate::headers::{RequestHead, ResponseHead};
-use crate::http1::body::BodyDecoder;
+use crate::body::BodyReader;
+use crate::http1::body::{CHUNK_END, LAST_CHUNK, chunk_head};
 use crate::http1::response::Parser;
-use crate::http1::{BodyLength, HeadLimits, Parsed, write};
+use crate::http1::write::{self, Coding};
+use crate::http1::{BodyLength, HeadLimits, Parsed};
 use crate::io::{Io, Reader, Writer};
 use crate::local_reply::UpstreamError;
 use crate::pool::Open;
@@ -22,12 +24,13 @@ const QUEUE_LIMIT: usize = 128 * 1024;
 pub(crate) struct Http1 {
     io: Io,
     reader: Reader,
+    parser: Parser,
     writer: Writer,
     request_was_head: bool,
     chunked: bool,
     sent: bool,
     /// The answer's body; none before its head.
-    body: Option<BodyDecoder>,
+    body: Option<BodyReader>,
     keep_alive: bool,
     open: Open,
     counted: (u64, u64),
@@ -39,6 +42,7 @@ impl Http1 {
         Self {
             io,
             reader: Reader::default(),
+            parser: Parser::default(),
             writer: Writer::default(),
             request_was_head: false,
             chunked: false,
@@ -55,7 +59,7 @@ impl Http1 {
         self.keep_alive
             && self.sent
             && self.writer.is_empty()
-            && self.body.as_ref().is_none_or(BodyDecoder::is_done)
+            && self.body.as_ref().is_none_or(BodyReader::is_done)
             && self.reader.buf.is_empty()
             && !self.reader.eof
             && self.io.is_quiet()
@@ -82,10 +86,15 @@ impl Http1 {
         self.counted = now;
     }
 
+    fn malformed(&mut self) -> UpstreamError {
+        self.open.stats().upstream_cx_protocol_error.inc();
+        UpstreamError::ProtocolError
+    }
+
     fn fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, UpstreamError>> {
         self.reader
             .poll_fill(&mut self.io, cx)
-            .map_err(|_: io::Error| UpstreamError::ClosedBeforeHeaders)
+            .map_err(|_: io::Error| UpstreamError::ConnectionTermination)
     }
 }
 
@@ -94,13 +103,9 @@ impl Upstream for Http1 {
         self.request_was_head = head.method() == b"HEAD";
         self.body = None;
         self.sent = body == Body::Empty;
-        self.chunked = body == Body::Unknown;
-        let length = match body {
-            Body::Empty => BodyLength::None,
-            Body::Length(n) => BodyLength::Length(n),
-            Body::Unknown => BodyLength::Chunked,
-        };
-        self.writer.put_with(|out| write::request(out, head, length));
+        let has_body = body != Body::Empty;
+        self.chunked =
+            self.writer.put_with(|out| write::request(out, head, has_body)) == Coding::Chunked;
         Ok(())
     }
 
@@ -110,10 +115,9 @@ impl Upstream for Http1 {
 
     fn send_data(&mut self, data: Bytes) {
         if self.chunked {
-            let len = data.len() as u64;
-            self.writer.put_with(|out| write::chunk_start(out, len));
+            self.writer.put_with(|out| out.extend_from_slice(chunk_head(data.len()).as_ref()));
             self.writer.put(data);
-            self.writer.put_with(|out| out.extend_from_slice(b"\r\n"));
+            self.writer.put_with(|out| out.extend_from_slice(CHUNK_END));
         } else {
             self.writer.put(data);
         }
@@ -121,7 +125,7 @@ impl Upstream for Http1 {
 
     fn finish(&mut self, _trailers: Option<HeaderMap>) {
         if self.chunked {
-            self.writer.put_with(|out| out.extend_from_slice(write::LAST_CHUNK));
+            self.writer.put_with(|out| out.extend_from_slice(LAST_CHUNK));
         }
         self.sent = true;
     }
@@ -129,7 +133,7 @@ impl Upstream for Http1 {
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UpstreamError>> {
         self.writer
             .poll_flush(&mut self.io, cx)
-            .map_err(|_| UpstreamError::ClosedBeforeHeaders)
+            .map_err(|_| UpstreamError::ConnectionTermination)
     }
 
     fn poll_head(
@@ -139,30 +143,35 @@ impl Upstream for Http1 {
     ) -> Poll<Result<Body, UpstreamError>> {
         loop {
             if !self.reader.buf.is_empty() {
-                match response::parse(&self.reader.buf, &LIMITS, self.request_was_head, head) {
-                    Ok(response::Parsed::Partial) => {}
-                    Ok(response::Parsed::Complete(found)) => {
-                        let _ = self.reader.buf.split_to(found.consumed);
-                        if head.status < 200 && head.status != 101 {
+                let to_head = self.request_was_head;
+                let limits = HeadLimits::RESPONSE;
+                match self.parser.parse(&self.reader.buf, &limits, to_head, head) {
+                    Ok(Parsed::Partial) => {}
+                    Ok(Parsed::Complete { consumed, body, info }) => {
+                        let _ = self.reader.buf.split_to(consumed);
+                        if info.interim {
                             continue;
                         }
-                        self.keep_alive = found.keep_alive;
-                        let kind = match found.body {
+                        self.keep_alive = info.keep_alive;
+                        self.body = Some(BodyReader::new(body, limits.max_bytes));
+                        return Poll::Ready(Ok(match body {
                             BodyLength::None => Body::Empty,
                             BodyLength::Length(n) => Body::Length(n),
-                            _ => Body::Unknown,
-                        };
-                        self.body = Some(BodyDecoder::new(found.body));
-                        return Poll::Ready(Ok(kind));
+                            BodyLength::Chunked | BodyLength::UntilClose => Body::Unknown,
+                        }));
                     }
-                    Err(_) => {
-                        self.open.stats().upstream_cx_protocol_error.inc();
-                        return Poll::Ready(Err(UpstreamError::ProtocolError));
+                    Err(e) => {
+                        tracing::debug!("upstream answer refused: {e}");
+                        return Poll::Ready(Err(self.malformed()));
                     }
                 }
             }
             if ready!(self.fill(cx))? == 0 {
-                return Poll::Ready(Err(UpstreamError::ClosedBeforeHeaders));
+                return Poll::Ready(Err(if self.parser.has_begun() {
+                    self.malformed()
+                } else {
+                    UpstreamError::ConnectionTermination
+                }));
             }
         }
     }

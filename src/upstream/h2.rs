@@ -146,12 +146,12 @@ fn reason(error: &h2::Error) -> UpstreamError {
         };
     }
     if error.is_io() {
-        return UpstreamError::ClosedBeforeHeaders;
+        return UpstreamError::ConnectionTermination;
     }
     match error.reason() {
         Some(h2::Reason::REFUSED_STREAM) => UpstreamError::RefusedStream,
-        Some(_) if error.is_remote() => UpstreamError::Reset,
+        Some(_) if error.is_remote() => UpstreamError::RemoteReset,
         Some(_) => UpstreamError::ProtocolError,
-        None => UpstreamError::ClosedBeforeHeaders,
+        None => UpstreamError::ConnectionTermination,
     }
 }

@@ -338,7 +338,7 @@ impl Store {
             listeners.extend(self.listeners.serving(&self.tables));
             let version = self.plane.snapshot.load().version + 1;
             let snapshot = Arc::new(Snapshot { version, listeners });
-            self.plane.snapshot.store(Arc::clone(&snapshot));
+            self.plane.publish(Arc::clone(&snapshot));
             let Some(hook) = &mut self.publish else { break };
             let Err(errors) = hook(&snapshot) else { break };
             let mut dropped = false;
