@@ -297,10 +297,10 @@ impl Writer {
             AccessLogSink::Stdout => io::stdout().write_all(lines),
             AccessLogSink::Stderr => io::stderr().write_all(lines),
             AccessLogSink::File(_) => {
-                if !self.open.iter().any(|(open, _)| open == target) {
-                    if let Some(file) = open(target)? {
-                        self.open.push((target.clone(), file));
-                    }
+                if !self.open.iter().any(|(open, _)| open == target)
+                    && let Some(file) = open(target)?
+                {
+                    self.open.push((target.clone(), file));
                 }
                 let file = self.open.iter_mut().find(|(open, _)| open == target);
                 file.map_or(Ok(()), |(_, file)| file.write_all(lines))

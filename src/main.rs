@@ -28,7 +28,7 @@ fn execute() -> anyhow::Result<ExitCode> {
         Command::Version => println!("radiant {}", env!("CARGO_PKG_VERSION")),
         Command::Help => print!("{}", config::usage()),
         Command::Run(flags) => serve(settings(&flags)?)?,
-        Command::Demo(flags) => radiant::demo::main(&demo_options(&flags))?,
+        Command::Demo(flags, _) => radiant::demo::main(&demo_options(&flags))?,
         other => anyhow::bail!("{other:?} is not there yet"),
     }
     Ok(ExitCode::SUCCESS)

@@ -169,7 +169,7 @@ impl Control {
         let logs = Arc::new(AccessLogs::start(access_log::FLUSH_EVERY)?);
         let shared = WorkerShared {
             logs: Arc::clone(&logs),
-            taps: Taps::default(),
+            taps: Arc::new(Taps::start(crate::tap::MAX_DISK_BYTES)?),
             own_address: own_address(),
         };
         let workers = Workers::start(plane, settings.workers, &shared)?;

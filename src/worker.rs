@@ -57,7 +57,7 @@ pub(crate) struct Worker {
     pub(crate) shard: Shard,
     pub(crate) pools: Pools,
     pub(crate) logs: RefCell<WorkerLog>,
-    pub(crate) taps: Taps,
+    pub(crate) taps: Arc<Taps>,
     rng: RefCell<SmallRng>,
     date: RefCell<(u64, [u8; 29])>,
     snapshot: RefCell<(u64, Arc<Snapshot>)>,
@@ -160,7 +160,7 @@ impl Workers {
                     let worker = Rc::new(Worker {
                         pools: Pools::new(shard),
                         logs: RefCell::new(shared.logs.worker()),
-                        taps: shared.taps.clone(),
+                        taps: Arc::clone(&shared.taps),
                         plane,
                         shard,
                         rng: RefCell::new(SmallRng::from_os_rng()),
@@ -205,7 +205,7 @@ pub struct WorkerShared {
     /// Access log files.
     pub logs: Arc<AccessLogs>,
     /// Tap files.
-    pub taps: Taps,
+    pub taps: Arc<Taps>,
     /// Own address as mirrored requests show it.
     pub own_address: IpAddr,
 }

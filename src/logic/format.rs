@@ -50,15 +50,14 @@ pub enum FormatError {
         /// Byte offset of its `%`.
         position: usize,
     },
-    /// An argument that the operator does not take.
-    #[error("Invalid operator {name} in format string at position {position}: {reason}")]
+    /// An argument or a length that the operator does not take; Envoy's
+    /// wording where it has one.
+    #[error("{reason} (at position {position})")]
     Argument {
-        /// The operator's name.
-        name: String,
+        /// What is wrong, the operator's name first.
+        reason: String,
         /// Byte offset of its `%`.
         position: usize,
-        /// What is wrong.
-        reason: &'static str,
     },
 }
 

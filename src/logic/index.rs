@@ -136,20 +136,19 @@ impl RouteTable {
     /// without regard to ASCII case; a wildcard stands for at least one byte.
     #[must_use]
     pub fn host_for(&self, authority: &[u8]) -> Option<&VirtualHost> {
-        if let [only] = &*self.virtual_hosts {
-            if let [any] = &*only.domains {
-                if any == "*" {
-                    return Some(only);
-                }
-            }
+        if let [only] = &*self.virtual_hosts
+            && let [any] = &*only.domains
+            && any == "*"
+        {
+            return Some(only);
         }
         let mut best: Option<(Fit, &VirtualHost)> = None;
         for host in &self.virtual_hosts {
             for domain in &host.domains {
-                if let Some(fit) = fit(domain.as_bytes(), authority) {
-                    if best.is_none_or(|(so_far, _)| fit > so_far) {
-                        best = Some((fit, host));
-                    }
+                if let Some(fit) = fit(domain.as_bytes(), authority)
+                    && best.is_none_or(|(so_far, _)| fit > so_far)
+                {
+                    best = Some((fit, host));
                 }
             }
         }

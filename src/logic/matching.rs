@@ -87,7 +87,11 @@ impl HeaderMatcher {
 }
 
 /// True if any line of the header passes; none if the header is absent.
-pub(crate) fn any_line(head: &RequestHead, name: &[u8], test: impl Fn(&[u8]) -> bool) -> Option<bool> {
+pub(crate) fn any_line(
+    head: &RequestHead,
+    name: &[u8],
+    test: impl Fn(&[u8]) -> bool,
+) -> Option<bool> {
     match name {
         b":path" => Some(test(head.path())),
         b":method" => Some(test(head.method())),

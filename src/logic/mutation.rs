@@ -7,9 +7,24 @@
 
 use smallvec::SmallVec;
 
-use super::format::{Format, LogContext};
+use super::format::{Format, FormatError, LogContext};
 use crate::headers::{Headers, RequestHead, ResponseHead};
 use crate::model::{AppendAction, HeaderMutations, HeaderValue};
+
+impl HeaderValue {
+    /// The value of a `HeaderValue` message: text with command operators, or
+    /// plain text if there is none in it.
+    ///
+    /// # Errors
+    /// The text is not a valid format string.
+    pub fn parse(text: &str) -> Result<Self, FormatError> {
+        let format = Format::parse(text)?;
+        Ok(match format.plain() {
+            Some(plain) => Self::Plain(plain.into()),
+            None => Self::Format(format),
+        })
+    }
+}
 
 /// Applies the request mutations of `levels`, in order. `context` supplies
 /// everything that format values read but the request head itself; `scratch` is

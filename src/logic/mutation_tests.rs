@@ -4,11 +4,7 @@ use super::*;
 use crate::model::HeaderAdd;
 
 fn add(name: &str, value: &str, action: AppendAction) -> HeaderAdd {
-    let format = Format::parse(value).unwrap();
-    let value = match format.plain() {
-        Some(text) => HeaderValue::Plain(text.into()),
-        None => HeaderValue::Format(format),
-    };
+    let value = HeaderValue::parse(value).unwrap();
     HeaderAdd { name: name.into(), value, action, keep_empty: false }
 }
 

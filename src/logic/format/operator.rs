@@ -8,10 +8,12 @@ use super::{Command, FormatError};
 pub(super) enum Operator {
     Header(Source, HeaderOperator),
     StartTime(TimeFormat),
+    EmitTime(TimeFormat),
     Protocol,
     ResponseCode,
     ResponseCodeDetails,
     ResponseFlags,
+    ResponseFlagsLong,
     BytesReceived,
     BytesSent,
     Duration,
@@ -36,7 +38,7 @@ pub(super) enum Operator {
     Hostname,
     /// Known when parsed (`%ENVIRONMENT(X)%`).
     Constant(Box<str>),
-    /// Known to Envoy, without a value here (tracing, client certificates).
+    /// Without a value where there is no tracing and no virtual cluster.
     Missing,
 }
 
@@ -74,42 +76,45 @@ pub(super) enum GrpcForm {
 impl Operator {
     /// The operator of a command at byte `position` of its format string.
     pub(super) fn parse(command: &Command<'_>, position: usize) -> Result<Self, FormatError> {
+        let name = command.name;
         let refuse =
-            |reason| FormatError::Argument { name: command.name.to_owned(), position, reason };
-        let argument = command.argument;
-        let header = |source| match argument.and_then(HeaderOperator::parse) {
-            Some(header) => Ok(Self::Header(source, header)),
-            None => Err(refuse("a header name is needed, with at most one alternative")),
+            |reason: &str| FormatError::Argument { reason: format!("{name} {reason}"), position };
+        let argument = command.argument.filter(|a| !a.is_empty());
+        let needed = || argument.ok_or_else(|| refuse("requires parameters"));
+        let header = |source| {
+            let header = HeaderOperator::parse(needed()?);
+            let reason = "needs a header name and at most one alternative";
+            header.map(|h| Self::Header(source, h)).ok_or_else(|| refuse(reason))
         };
-        let with_argument = match command.name {
-            "REQ" => header(Source::Request)?,
-            "RESP" => header(Source::Response)?,
-            "TRAILER" => header(Source::Trailer)?,
-            "START_TIME" => Self::StartTime(
-                TimeFormat::parse(argument.unwrap_or_default())
-                    .ok_or_else(|| refuse("unknown time conversion"))?,
-            ),
+        let operator = match name {
+            "REQ" => return header(Source::Request),
+            "RESP" => return header(Source::Response),
+            "TRAILER" => return header(Source::Trailer),
+            "ENVIRONMENT" => {
+                let value = std::env::var(needed()?);
+                return Ok(value.map_or(Self::Missing, |v| Self::Constant(v.into())));
+            }
+            "START_TIME" => Self::StartTime(TimeFormat::parse(argument.unwrap_or_default())),
+            "EMIT_TIME" => Self::EmitTime(TimeFormat::parse(argument.unwrap_or_default())),
             "GRPC_STATUS" => Self::GrpcStatus(match argument.unwrap_or_default() {
                 "" | "CAMEL_STRING" => GrpcForm::Camel,
                 "SNAKE_STRING" => GrpcForm::Snake,
                 "NUMBER" => GrpcForm::Number,
-                _ => return Err(refuse("expected CAMEL_STRING, SNAKE_STRING or NUMBER")),
+                _ => return Err(refuse("only supports CAMEL_STRING, SNAKE_STRING or NUMBER")),
             }),
-            "ENVIRONMENT" => {
-                let name = argument.filter(|a| !a.is_empty());
-                let name = name.ok_or_else(|| refuse("the name of a variable is needed"))?;
-                std::env::var(name).map_or(Self::Missing, |v| Self::Constant(v.into()))
-            }
-            name => {
+            _ => {
                 let operator = Self::without_argument(name)
                     .ok_or_else(|| FormatError::Unknown { name: name.to_owned(), position })?;
-                if argument.is_some() {
-                    return Err(refuse("it takes no argument"));
+                if argument.is_some() || command.max_length.is_some() {
+                    return Err(refuse("does not take any parameters or length"));
                 }
                 operator
             }
         };
-        Ok(with_argument)
+        if command.max_length.is_some() {
+            return Err(refuse("does not allow length to be specified."));
+        }
+        Ok(operator)
     }
 
     fn without_argument(name: &str) -> Option<Self> {
@@ -119,6 +124,7 @@ impl Operator {
             "RESPONSE_CODE" => Self::ResponseCode,
             "RESPONSE_CODE_DETAILS" => Self::ResponseCodeDetails,
             "RESPONSE_FLAGS" => Self::ResponseFlags,
+            "RESPONSE_FLAGS_LONG" => Self::ResponseFlagsLong,
             "BYTES_RECEIVED" => Self::BytesReceived,
             "BYTES_SENT" => Self::BytesSent,
             "DURATION" => Self::Duration,
@@ -138,7 +144,6 @@ impl Operator {
             "UPSTREAM_TRANSPORT_FAILURE_REASON" => Self::UpstreamFailure,
             "UPSTREAM_REQUEST_ATTEMPT_COUNT" => Self::Attempts,
             "ROUTE_NAME" => Self::RouteName,
-            "VIRTUAL_CLUSTER_NAME" => Self::Missing,
             "DOWNSTREAM_REMOTE_ADDRESS" | "DOWNSTREAM_DIRECT_REMOTE_ADDRESS" => {
                 Self::DownstreamRemote(Whole)
             }
@@ -147,9 +152,12 @@ impl Operator {
             "DOWNSTREAM_REMOTE_PORT" | "DOWNSTREAM_DIRECT_REMOTE_PORT" => {
                 Self::DownstreamRemote(Port)
             }
-            "DOWNSTREAM_LOCAL_ADDRESS" => Self::DownstreamLocal(Whole),
-            "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT" => Self::DownstreamLocal(Ip),
-            "DOWNSTREAM_LOCAL_PORT" => Self::DownstreamLocal(Port),
+            "DOWNSTREAM_LOCAL_ADDRESS" | "DOWNSTREAM_DIRECT_LOCAL_ADDRESS" => {
+                Self::DownstreamLocal(Whole)
+            }
+            "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT"
+            | "DOWNSTREAM_DIRECT_LOCAL_ADDRESS_WITHOUT_PORT" => Self::DownstreamLocal(Ip),
+            "DOWNSTREAM_LOCAL_PORT" | "DOWNSTREAM_DIRECT_LOCAL_PORT" => Self::DownstreamLocal(Port),
             "CONNECTION_ID" => Self::ConnectionId,
             "REQUESTED_SERVER_NAME" => Self::ServerName,
             "DOWNSTREAM_TLS_VERSION" => Self::TlsVersion,
@@ -157,15 +165,8 @@ impl Operator {
             "HOSTNAME" => Self::Hostname,
             "TRACE_ID"
             | "SPAN_ID"
-            | "DOWNSTREAM_TRANSPORT_FAILURE_REASON"
-            | "DOWNSTREAM_TLS_CIPHER"
-            | "DOWNSTREAM_TLS_SESSION_ID"
-            | "DOWNSTREAM_PEER_SUBJECT"
-            | "DOWNSTREAM_PEER_ISSUER"
-            | "DOWNSTREAM_PEER_URI_SAN"
-            | "DOWNSTREAM_PEER_SERIAL"
-            | "DOWNSTREAM_PEER_FINGERPRINT_256"
-            | "FILTER_CHAIN_NAME" => Self::Missing,
+            | "VIRTUAL_CLUSTER_NAME"
+            | "DOWNSTREAM_TRANSPORT_FAILURE_REASON" => Self::Missing,
             _ => return None,
         })
     }
@@ -194,12 +195,15 @@ impl Operator {
 
 impl HeaderOperator {
     fn parse(argument: &str) -> Option<Self> {
+        let is_name = |b: u8| b.is_ascii_graphic() && !b"()<>@,;\\\"/[]={}".contains(&b);
         let mut names = argument.split('?').map(|name| name.to_ascii_lowercase().into_boxed_str());
-        let name = names.next().filter(|name| !name.is_empty())?;
-        let alternative = names.next();
-        if names.next().is_some() || alternative.as_deref() == Some("") {
-            return None;
-        }
-        Some(Self { name, alternative })
+        let name = names.next()?;
+        let alternative = names.next().filter(|name| !name.is_empty());
+        let valid = names.next().is_none()
+            && [Some(&name), alternative.as_ref()]
+                .into_iter()
+                .flatten()
+                .all(|n| n.bytes().all(is_name));
+        valid.then_some(Self { name, alternative })
     }
 }

@@ -17,6 +17,11 @@ impl Operator {
                 format.render(c.start, out);
                 return true;
             }
+            Self::EmitTime(format) => {
+                format.render(c.start + c.duration.unwrap_or_default(), out);
+                return true;
+            }
+            Self::ResponseFlagsLong => return long_flags(c.flags, out),
             Self::ResponseCode => return number(u64::from(c.status), out),
             Self::BytesReceived => return number(c.bytes_received, out),
             Self::BytesSent => return number(c.bytes_sent, out),
@@ -100,6 +105,39 @@ fn first<'a>(headers: &'a Headers, name: &[u8]) -> Option<&'a [u8]> {
 fn text(value: &[u8], out: &mut Vec<u8>) -> bool {
     out.extend_from_slice(value);
     true
+}
+
+/// Flags by their long names; a dash without any, as the short ones.
+fn long_flags(flags: &str, out: &mut Vec<u8>) -> bool {
+    for (i, flag) in flags.split(',').enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        text(long_flag(flag).as_bytes(), out);
+    }
+    true
+}
+
+fn long_flag(flag: &str) -> &str {
+    match flag {
+        "" => "-",
+        "DC" => "DownstreamConnectionTermination",
+        "DPE" => "DownstreamProtocolError",
+        "DR" => "DownstreamRemoteReset",
+        "LR" => "LocalReset",
+        "NC" => "NoClusterFound",
+        "NR" => "NoRouteFound",
+        "SI" => "StreamIdleTimeout",
+        "UC" => "UpstreamConnectionTermination",
+        "UF" => "UpstreamConnectionFailure",
+        "UH" => "NoHealthyUpstream",
+        "UO" => "UpstreamOverflow",
+        "UPE" => "UpstreamProtocolError",
+        "UR" => "UpstreamRemoteReset",
+        "URX" => "UpstreamRetryLimitExceeded",
+        "UT" => "UpstreamRequestTimeout",
+        other => other,
+    }
 }
 
 fn number(value: u64, out: &mut Vec<u8>) -> bool {

@@ -24,60 +24,34 @@ enum Piece {
 }
 
 impl TimeFormat {
-    /// Parses a format; the empty one is `2018-04-03T23:06:09.123Z`. None if a
-    /// conversion is not known.
-    pub(super) fn parse(format: &str) -> Option<Self> {
+    /// Parses a format; the empty one is `2018-04-03T23:06:09.123Z`. What is no
+    /// conversion stays as it is, as Envoy accepts any format.
+    pub(super) fn parse(format: &str) -> Self {
         if format.is_empty() {
-            return Some(Self([Piece::Iso].into()));
+            return Self([Piece::Iso].into());
         }
         let mut pieces = Vec::new();
         let mut text = String::new();
-        let mut chars = format.chars();
-        while let Some(c) = chars.next() {
-            if c != '%' {
-                text.push(c);
-                continue;
-            }
-            let expanded = match chars.next()? {
-                '%' => {
-                    text.push('%');
+        let mut rest = format;
+        while let Some(c) = rest.chars().next() {
+            let (expanded, len) = match conversion(rest) {
+                Some(found) => found,
+                None => {
+                    text.push(c);
+                    rest = &rest[c.len_utf8()..];
                     continue;
                 }
-                'f' => vec![Piece::Fraction(9)],
-                's' => vec![Piece::Epoch],
-                digits @ '1'..='9' => {
-                    let digits = digits.to_digit(10).and_then(|n| usize::try_from(n).ok())?;
-                    match chars.next()? {
-                        'f' => vec![Piece::Fraction(digits)],
-                        's' => vec![Piece::Epoch],
-                        _ => return None,
-                    }
-                }
-                'E' => e_conversion(&mut chars)?,
-                'F' => Self::parse("%Y-%m-%d")?.0.into_vec(),
-                'T' => Self::parse("%H:%M:%S")?.0.into_vec(),
-                'R' => Self::parse("%H:%M")?.0.into_vec(),
-                'D' | 'x' => Self::parse("%m/%d/%y")?.0.into_vec(),
-                'X' => Self::parse("%H:%M:%S")?.0.into_vec(),
-                'r' => Self::parse("%I:%M:%S %p")?.0.into_vec(),
-                'c' => Self::parse("%a %b %e %H:%M:%S %Y")?.0.into_vec(),
-                'n' => vec![Piece::Text("\n".into())],
-                't' => vec![Piece::Text("\t".into())],
-                'h' => vec![Piece::Conversion('b')],
-                known if "YCymdeHIMSpaAbBjuwzZGgV".contains(known) => {
-                    vec![Piece::Conversion(known)]
-                }
-                _ => return None,
             };
             if !text.is_empty() {
                 pieces.push(Piece::Text(std::mem::take(&mut text).into()));
             }
             pieces.extend(expanded);
+            rest = &rest[len..];
         }
         if !text.is_empty() {
             pieces.push(Piece::Text(text.into()));
         }
-        Some(Self(pieces.into()))
+        Self(pieces.into())
     }
 
     /// Appends a time.
@@ -96,17 +70,43 @@ impl TimeFormat {
     }
 }
 
-/// `%E3S`, `%E*S`, `%Ez`: the extensions of Abseil's formatter.
-fn e_conversion(chars: &mut std::str::Chars<'_>) -> Option<Vec<Piece>> {
-    let mut seconds = vec![Piece::Conversion('S'), Piece::Text(".".into())];
-    match chars.next()? {
-        'z' => Some(vec![Piece::Text("+00:00".into())]),
-        digits @ '1'..='9' if chars.next()? == 'S' => {
-            seconds.push(Piece::Fraction(digits.to_digit(10).map_or(9, |n| n as usize)));
-            Some(seconds)
+/// The conversion at the start of `input` and its length; none if there is none.
+fn conversion(input: &str) -> Option<(Vec<Piece>, usize)> {
+    let same_as = |format| TimeFormat::parse(format).0.into_vec();
+    let text = |text: &str| Piece::Text(text.into());
+    let digit = |b: u8| char::from(b).to_digit(10).filter(|n| *n > 0).map(|n| n as usize);
+    Some(match input.as_bytes() {
+        [b'%', b'E', b'z', ..] => (vec![text("+00:00")], 3),
+        [b'%', b'E', digits, b'S', ..] => {
+            (vec![Piece::Conversion('S'), text("."), Piece::Fraction(digit(*digits)?)], 4)
         }
-        _ => None,
-    }
+        [b'%', digits, b'f', ..] if digit(*digits).is_some() => {
+            (vec![Piece::Fraction(digit(*digits)?)], 3)
+        }
+        [b'%', digits, b's', ..] if digit(*digits).is_some() => (vec![Piece::Epoch], 3),
+        [b'%', c, ..] => {
+            let pieces = match char::from(*c) {
+                '%' => vec![text("%")],
+                'n' => vec![text("\n")],
+                't' => vec![text("\t")],
+                'f' => vec![Piece::Fraction(9)],
+                's' => vec![Piece::Epoch],
+                'F' => same_as("%Y-%m-%d"),
+                'T' | 'X' => same_as("%H:%M:%S"),
+                'R' => same_as("%H:%M"),
+                'D' | 'x' => same_as("%m/%d/%y"),
+                'r' => same_as("%I:%M:%S %p"),
+                'c' => same_as("%a %b %e %H:%M:%S %Y"),
+                'h' => vec![Piece::Conversion('b')],
+                known if "YCymdeHIMSpaAbBjuwzZGgV".contains(known) => {
+                    vec![Piece::Conversion(known)]
+                }
+                _ => return None,
+            };
+            (pieces, 2)
+        }
+        _ => return None,
+    })
 }
 
 fn iso(at: OffsetDateTime, out: &mut Vec<u8>) -> std::io::Result<()> {

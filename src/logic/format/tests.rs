@@ -75,7 +75,8 @@ fn an_unparsed_request_has_dashes() {
 
 #[test]
 fn start_time_conversions_are_envoy_s() {
-    let context = LogContext { start: start(), ..LogContext::default() };
+    let duration = Some(Duration::from_secs(1));
+    let context = LogContext { start: start(), duration, ..LogContext::default() };
     for (format, want) in [
         ("%START_TIME%", "2026-11-22T15:56:03.192Z"),
         ("%START_TIME(%s)%", "1795362963"),
@@ -87,6 +88,8 @@ fn start_time_conversions_are_envoy_s() {
              15:56|22|PM|326|7|0|2026|26|47|Nov|UTC|03.192|+00:00|1795362963",
         ),
         ("%START_TIME(%%)%", "%"),
+        ("%START_TIME(%Q%N %)%", "%Q%N %"),
+        ("%EMIT_TIME%", "2026-11-22T15:56:04.192Z"),
     ] {
         assert_eq!(render(format, &context), want, "{format}");
     }
@@ -122,6 +125,9 @@ fn headers_lengths_alternatives_and_addresses() {
         ("%TRAILER(GRPC-MESSAGE)%", "oops"),
         ("%RESPONSE_CODE%", "0"),
         ("%RESPONSE_FLAGS%", "-"),
+        ("%RESPONSE_FLAGS_LONG%", "-"),
+        ("%PROTOCOL()%", "-"),
+        ("%REQ(x-a?)%%REQ(?x-a)%", "firstfirst"),
         ("%DOWNSTREAM_REMOTE_ADDRESS%", "10.1.2.3:4567"),
         ("%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%", "10.1.2.3"),
         ("%DOWNSTREAM_REMOTE_PORT%", "4567"),
@@ -195,6 +201,13 @@ fn json_values_keep_their_type() {
 }
 
 #[test]
+fn long_flags_have_names() {
+    let context = LogContext { flags: "URX,UF", ..LogContext::default() };
+    let want = "UpstreamRetryLimitExceeded,UpstreamConnectionFailure";
+    assert_eq!(render("%RESPONSE_FLAGS_LONG%", &context), want);
+}
+
+#[test]
 fn plain_text_is_known_as_such() {
     assert_eq!(Format::parse("a%%b").unwrap().plain(), Some(&b"a%b"[..]));
     assert_eq!(Format::parse("").unwrap().plain(), Some(&b""[..]));
@@ -218,18 +231,17 @@ fn errors_name_the_place() {
             "Incorrect configuration: %REQ(a):x%. Couldn't find valid command at position 0",
         ),
         ("é%NOPE%", "Not supported field in StreamInfo: NOPE (at position 2)"),
+        ("%REQ%", "REQ requires parameters (at position 0)"),
+        ("%REQ()%", "REQ requires parameters (at position 0)"),
+        ("%REQ(a?b?c)%", "REQ needs a header name and at most one alternative (at position 0)"),
+        ("%REQ(a b)%", "REQ needs a header name and at most one alternative (at position 0)"),
+        ("%PROTOCOL(x)%", "PROTOCOL does not take any parameters or length (at position 0)"),
+        ("%PROTOCOL:3%", "PROTOCOL does not take any parameters or length (at position 0)"),
+        ("%START_TIME:3%", "START_TIME does not allow length to be specified. (at position 0)"),
+        ("%ENVIRONMENT%", "ENVIRONMENT requires parameters (at position 0)"),
         (
-            "%REQ%",
-            "Invalid operator REQ in format string at position 0: a header name is needed, with at \
-             most one alternative",
-        ),
-        (
-            "%PROTOCOL(x)%",
-            "Invalid operator PROTOCOL in format string at position 0: it takes no argument",
-        ),
-        (
-            "%START_TIME(%Q)%",
-            "Invalid operator START_TIME in format string at position 0: unknown time conversion",
+            "%GRPC_STATUS(x)%",
+            "GRPC_STATUS only supports CAMEL_STRING, SNAKE_STRING or NUMBER (at position 0)",
         ),
     ] {
         assert_eq!(Format::parse(format).unwrap_err().to_string(), want);
