@@ -275,6 +275,38 @@ impl Headers {
         }
     }
 
+    /// Joins `value` to the field at `index` with a comma, as Envoy folds
+    /// repeated standard headers: an empty side adds nothing.
+    pub fn append_at(&mut self, index: usize, value: &[u8]) {
+        let Some(have) = self.fields.get(index).map(|f| f.value) else {
+            return;
+        };
+        if value.is_empty() {
+            return;
+        }
+        let joined = self.join(have, value);
+        if let Some(field) = self.fields.get_mut(index) {
+            field.value = joined;
+        }
+    }
+
+    /// Stores `have,value`; extends in place if `have` is the last thing stored.
+    fn join(&mut self, have: Span, value: &[u8]) -> Span {
+        if have.len == 0 {
+            return self.store(value);
+        }
+        let (from, to) = (have.start as usize, (have.start + have.len) as usize);
+        let mut start = have.start;
+        if to != self.buf.len() {
+            start = u32::try_from(self.buf.len()).unwrap_or(u32::MAX);
+            self.buf.extend_from_within(from..to);
+        }
+        self.buf.push(b',');
+        self.buf.extend_from_slice(value);
+        let len = u32::try_from(self.buf.len()).unwrap_or(u32::MAX) - start;
+        Span { start, len }
+    }
+
     /// Sets a field: in place if it is there, else appended.
     pub fn set_named(&mut self, name: &[u8], value: &[u8]) {
         if !self.replace_named(name, value) {
@@ -352,6 +384,14 @@ impl RequestHead {
     /// Sets the authority.
     pub fn set_authority(&mut self, authority: &[u8]) {
         self.authority = self.headers.store(authority);
+    }
+
+    /// Joins another `host` line to the authority (`h,g`), an empty one adds
+    /// nothing.
+    pub fn append_authority(&mut self, authority: &[u8]) {
+        if !authority.is_empty() {
+            self.authority = self.headers.join(self.authority, authority);
+        }
     }
 
     /// True if the `content-type` says gRPC: exactly `application/grpc`, or

@@ -3,13 +3,17 @@
 pub mod access_log;
 pub mod admin;
 pub mod config;
+pub mod date;
 pub mod demo;
 pub mod dns;
 pub mod drain;
+pub mod edge;
+pub mod flags;
 pub mod headers;
 pub mod http1;
 pub mod http2;
 pub mod listener;
+pub mod local_reply;
 pub mod logic;
 pub mod model;
 pub mod plane;
