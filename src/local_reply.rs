@@ -313,7 +313,7 @@ mod tests {
             ResponseFraming { close: false, to_head: form.head, has_body: !body.is_empty() };
         response(&mut out, &head, framing);
         out.extend_from_slice(&body);
-        String::from_utf8(out).unwrap().replace("\r\n", "|")
+        String::from_utf8_lossy(&out).replace("\r\n", "|")
     }
 
     const TEXT: &str =
@@ -378,7 +378,7 @@ mod tests {
         ] {
             let first = error.reply(false);
             assert_eq!((first.status, first.flags.to_string().as_str()), (status, flag));
-            let body = |retried| String::from_utf8(error.reply(retried).body.to_vec()).unwrap();
+            let body = |retried| String::from_utf8_lossy(&error.reply(retried).body).into_owned();
             let prefix = "upstream connect error or disconnect/reset before headers.";
             assert_eq!(body(false), format!("{prefix} reset reason: {reason}"));
             assert_eq!(

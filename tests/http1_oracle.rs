@@ -60,7 +60,7 @@ fn bytes(text: &Value) -> Vec<u8> {
         .as_str()
         .unwrap_or_default()
         .chars()
-        .map(|c| u8::try_from(c as u32).unwrap())
+        .map(|c| u8::try_from(c).expect("latin-1"))
         .collect();
     let mut out = Vec::new();
     let mut rest = &chars[..];
@@ -279,7 +279,7 @@ fn show(raw: &[u8]) -> String {
 
 fn normal(raw: &[u8]) -> Vec<u8> {
     let text: String = raw.iter().map(|&b| b as char).collect();
-    let text = text.replace(std::str::from_utf8(DATE).unwrap(), "NOW");
+    let text = text.replace(&String::from_utf8_lossy(DATE), "NOW");
     text.chars().map(|c| c as u8).collect()
 }
 
