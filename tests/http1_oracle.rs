@@ -279,7 +279,7 @@ fn show(raw: &[u8]) -> String {
 
 fn normal(raw: &[u8]) -> Vec<u8> {
     let text: String = raw.iter().map(|&b| b as char).collect();
-    let text = text.replace(&String::from_utf8_lossy(DATE), "NOW");
+    let text = text.replace(&*String::from_utf8_lossy(DATE), "NOW");
     text.chars().map(|c| c as u8).collect()
 }
 
