@@ -12,5 +12,5 @@ pub mod state;
 pub mod stream;
 
 pub use cache::{Push, Resource};
-pub use service::{Scheduler, SchedulerOptions};
+pub use service::{Scheduler, SchedulerHandle, SchedulerOptions};
 pub use state::{ModelSpec, Operation};

@@ -14,7 +14,7 @@ use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
@@ -57,10 +57,17 @@ impl Default for SchedulerOptions {
 #[derive(Debug)]
 pub struct Scheduler {
     addr: SocketAddr,
-    hub: Arc<Hub>,
-    runtime: tokio::runtime::Handle,
+    handle: SchedulerHandle,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
+}
+
+/// Access to a scheduler from any thread. After the scheduler's end it still
+/// answers, but nobody listens.
+#[derive(Clone, Debug)]
+pub struct SchedulerHandle {
+    hub: Arc<Hub>,
+    runtime: tokio::runtime::Handle,
 }
 
 impl Scheduler {
@@ -84,9 +91,9 @@ impl Scheduler {
         let listener = runtime.block_on(TcpListener::bind(options.addr))?;
         let addr = listener.local_addr()?;
         let hub = Arc::new(Hub::new(options, operations));
-        let handle = runtime.handle().clone();
+        let handle = SchedulerHandle { hub: Arc::clone(&hub), runtime: runtime.handle().clone() };
         let (stop, stopped) = oneshot::channel();
-        let service = Service { hub: Arc::clone(&hub) };
+        let service = Service { hub };
         let thread = std::thread::Builder::new().name("scheduler".to_owned()).spawn(move || {
             // Dropping the runtime breaks what is still connected.
             runtime.block_on(async {
@@ -100,7 +107,7 @@ impl Scheduler {
                 }
             });
         })?;
-        Ok(Self { addr, hub, runtime: handle, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { addr, handle, stop: Some(stop), thread: Some(thread) })
     }
 
     /// Where it listens.
@@ -109,6 +116,14 @@ impl Scheduler {
         self.addr
     }
 
+    /// The way to make it do something.
+    #[must_use]
+    pub fn handle(&self) -> &SchedulerHandle {
+        &self.handle
+    }
+}
+
+impl SchedulerHandle {
     /// Does an operation. Experiments and pipelines act before this returns,
     /// models when the batch window is over.
     pub fn apply(&self, operation: Operation) {
@@ -129,7 +144,7 @@ impl Scheduler {
     /// scheduler would make.
     pub fn push(&self, push: Push) {
         self.hub.lock().push(push);
-        self.hub.changed.notify_all();
+        self.hub.notify();
     }
 
     /// Looks at what is loaded.
@@ -149,11 +164,46 @@ impl Scheduler {
         self.hub.lock().nacks.clone()
     }
 
+    /// Number of NACKs so far.
+    #[must_use]
+    pub fn nacks_total(&self) -> u64 {
+        self.hub.lock().nacks_total
+    }
+
+    /// True if at least one client is connected and all have answered for
+    /// everything there is.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.hub.lock().is_settled()
+    }
+
     /// Waits until at least one client is connected and all have answered for
     /// everything there is; false if that takes longer than `limit`.
     #[must_use]
     pub fn wait_settled(&self, limit: Duration) -> bool {
         self.wait_until(limit, Inner::is_settled)
+    }
+
+    /// [`SchedulerHandle::wait_settled`] without blocking the thread; false at
+    /// once if no client is connected.
+    pub async fn settled(&self, limit: Duration) -> bool {
+        let settled = async {
+            loop {
+                // Listens before it looks, so that no change falls between.
+                let mut changed = std::pin::pin!(self.hub.changed_async.notified());
+                changed.as_mut().enable();
+                if self.hub.lock().is_settled() {
+                    break;
+                }
+                changed.await;
+            }
+        };
+        self.streams() > 0 && tokio::time::timeout(limit, settled).await.is_ok()
+    }
+
+    /// Runs something on the scheduler's thread, until the scheduler ends.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(task);
     }
 
     /// Waits until that many streams are connected; false if it takes longer
@@ -202,6 +252,8 @@ struct Hub {
     inner: Mutex<Inner>,
     /// Something came in or went out.
     changed: Condvar,
+    /// The same for those who must not block.
+    changed_async: Notify,
     batch: Duration,
 }
 
@@ -214,6 +266,7 @@ struct Inner {
     /// A batch window runs.
     batching: bool,
     nacks: Vec<String>,
+    nacks_total: u64,
 }
 
 /// A stream and the way to its client. The queues are as short as the protocol:
@@ -244,12 +297,23 @@ impl Hub {
             next_stream: 0,
             batching: false,
             nacks: Vec::new(),
+            nacks_total: 0,
         };
-        Self { inner: Mutex::new(inner), changed: Condvar::new(), batch: options.batch }
+        Self {
+            inner: Mutex::new(inner),
+            changed: Condvar::new(),
+            changed_async: Notify::new(),
+            batch: options.batch,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn notify(&self) {
+        self.changed.notify_all();
+        self.changed_async.notify_waiters();
     }
 
     /// True if the caller is to start a batch window.
@@ -263,7 +327,7 @@ impl Hub {
                 inner.push_all(pushes);
             }
         }
-        self.changed.notify_all();
+        self.notify();
         let starts = inner.state.is_waiting() && !inner.batching;
         inner.batching |= starts;
         starts
@@ -275,7 +339,7 @@ impl Hub {
         let pushes = inner.state.flush();
         inner.push_all(pushes);
         inner.batching = inner.state.is_waiting();
-        self.changed.notify_all();
+        self.notify();
         inner.batching
     }
 
@@ -284,13 +348,13 @@ impl Hub {
         let id = inner.next_stream;
         inner.next_stream += 1;
         inner.streams.insert(id, stream);
-        self.changed.notify_all();
+        self.notify();
         id
     }
 
     fn disconnect(&self, id: u64) {
         self.lock().streams.remove(&id);
-        self.changed.notify_all();
+        self.notify();
     }
 }
 
@@ -355,6 +419,7 @@ impl Inner {
 
     fn note_nack(&mut self, type_url: &str, message: &str) {
         tracing::warn!(type_url, message, "the proxy refused a response");
+        self.nacks_total += 1;
         if self.nacks.len() == REMEMBERED_NACKS {
             self.nacks.remove(0);
         }
@@ -405,7 +470,7 @@ impl Service {
         tokio::spawn(async move {
             while let Some(Ok(request)) = requests.next().await {
                 handle(&mut registration.hub.lock(), id, request);
-                registration.hub.changed.notify_all();
+                registration.hub.notify();
             }
         });
     }
