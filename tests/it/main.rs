@@ -4,3 +4,4 @@
 
 mod golden_client;
 mod golden_scheduler;
+mod reconnect;
