@@ -2,4 +2,6 @@
 
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
+mod golden_client;
 mod golden_scheduler;
+mod reconnect;

@@ -66,7 +66,10 @@ impl Store {
             let cluster = Arc::new(Cluster {
                 name: name.clone(),
                 protocol: decoded.protocol,
-                endpoints: self.plane.endpoints.intern(decoded.endpoints),
+                endpoints: self
+                    .plane
+                    .endpoints
+                    .intern_refreshed(decoded.endpoints, decoded.refresh),
                 tls: None,
                 connect_timeout: decoded.connect_timeout,
                 limits: decoded.limits,

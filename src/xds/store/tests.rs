@@ -214,9 +214,8 @@ impl Bench {
 }
 
 fn resolve(bench: &Bench, name: &str) {
-    use crate::model::EndpointAddress;
-    let endpoints = vec![EndpointAddress::Name(name.into(), 9000)];
-    bench.plane.endpoints.intern(endpoints).mark_resolved();
+    let answer = crate::dns::Answer::Addresses(vec![[10, 0, 0, 9].into()]);
+    bench.plane.endpoints.on_answer(name, answer, bench.now.into());
 }
 
 #[test]
