@@ -10,8 +10,8 @@
 //! | `POST /pipelines/NAME`, `DELETE /pipelines/NAME` | the same for pipelines |
 //!
 //! A change is answered when the connected proxies have acknowledged it, with
-//! `"applied": true`; if there is none, or it takes longer than
-//! [`APPLY_LIMIT`], with `"applied": false`.
+//! `"applied": true`; if there is none, if one refuses, or if it takes longer
+//! than [`APPLY_LIMIT`], with `"applied": false`.
 
 use std::convert::Infallible;
 use std::net::TcpListener;
@@ -154,11 +154,11 @@ async fn act(
         (&Method::DELETE, [kind, name]) => remove(scheduler, kind, (*name).to_owned())?,
         _ => return Err(Refusal::not_found(format!("{method} {path}"))),
     };
-    let nacks = scheduler.nacks_total();
     scheduler.apply(operation);
     let settled = scheduler.settled(APPLY_LIMIT).await;
-    let refused = scheduler.nacks_total() > nacks;
-    Ok(json!({"applied": settled && !refused, "proxies": scheduler.streams()}))
+    let refused = scheduler.refused();
+    let applied = settled && refused.is_empty();
+    Ok(json!({"applied": applied, "proxies": scheduler.streams(), "refused": refused}))
 }
 
 fn parse<'a, T: Deserialize<'a> + Default>(body: &'a [u8]) -> Result<T, Refusal> {
@@ -299,7 +299,9 @@ fn state(scheduler: &SchedulerHandle) -> Value {
     });
     let mut value = loaded;
     value["proxies"] = json!(scheduler.streams());
-    value["applied"] = json!(scheduler.is_settled());
-    value["refused"] = json!(scheduler.nacks());
+    let refused = scheduler.refused();
+    value["applied"] = json!(scheduler.is_settled() && refused.is_empty());
+    value["refused"] = json!(refused);
+    value["nacks"] = json!(scheduler.nacks());
     value
 }

@@ -114,6 +114,26 @@ fn free_ports<const N: usize>(host: IpAddr) -> io::Result<[u16; N]> {
     Ok(ports)
 }
 
+/// A listening socket on `runtime`, which need not run: callable from anywhere,
+/// tasks of another runtime included.
+fn listen(
+    runtime: &tokio::runtime::Runtime,
+    addr: SocketAddr,
+) -> io::Result<tokio::net::TcpListener> {
+    let _entered = runtime.enter();
+    let socket = match addr {
+        SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
+    };
+    // A restarted scheduler takes the port that it had before.
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    socket.listen(BACKLOG)
+}
+
+/// Connections that wait to be accepted; a load test opens hundreds at once.
+const BACKLOG: u32 = 1024;
+
 /// Where models can be placed.
 #[derive(Clone, Debug)]
 pub(crate) struct Backends {

@@ -13,6 +13,7 @@ use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service
 use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
+use envoy_types::pb::google::rpc::Status as RpcStatus;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream};
@@ -22,6 +23,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::cache::{Caches, Push};
 use super::state::{Operation, State};
 use super::stream::{DeltaStream, SotwStream, TypeUrlMissing};
+use crate::demo::listen;
 use crate::seldon::ListenerOptions;
 
 /// NACKs that are remembered, oldest first; enough to see what went wrong.
@@ -88,7 +90,7 @@ impl Scheduler {
     /// As [`Scheduler::start`].
     pub fn start_with(options: &SchedulerOptions, operations: Vec<Operation>) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let listener = runtime.block_on(TcpListener::bind(options.addr))?;
+        let listener = listen(&runtime, options.addr)?;
         let addr = listener.local_addr()?;
         let hub = Arc::new(Hub::new(options, operations));
         let handle = SchedulerHandle { hub: Arc::clone(&hub), runtime: runtime.handle().clone() };
@@ -164,10 +166,12 @@ impl SchedulerHandle {
         self.hub.lock().nacks.clone()
     }
 
-    /// Number of NACKs so far.
+    /// What clients refuse as it stands, `<type URL>: <message>`: the last
+    /// response of that type was not accepted.
     #[must_use]
-    pub fn nacks_total(&self) -> u64 {
-        self.hub.lock().nacks_total
+    pub fn refused(&self) -> Vec<String> {
+        let inner = self.hub.lock();
+        inner.refused.iter().map(|((_, kind), message)| format!("{kind}: {message}")).collect()
     }
 
     /// True if at least one client is connected and all have answered for
@@ -265,8 +269,10 @@ struct Inner {
     next_stream: u64,
     /// A batch window runs.
     batching: bool,
+    /// All NACKs, oldest first.
     nacks: Vec<String>,
-    nacks_total: u64,
+    /// NACKs of the last response by stream and type.
+    refused: BTreeMap<(u64, String), String>,
 }
 
 /// A stream and the way to its client. The queues are as short as the protocol:
@@ -297,7 +303,7 @@ impl Hub {
             next_stream: 0,
             batching: false,
             nacks: Vec::new(),
-            nacks_total: 0,
+            refused: BTreeMap::new(),
         };
         Self {
             inner: Mutex::new(inner),
@@ -353,7 +359,10 @@ impl Hub {
     }
 
     fn disconnect(&self, id: u64) {
-        self.lock().streams.remove(&id);
+        let mut inner = self.lock();
+        inner.streams.remove(&id);
+        inner.refused.retain(|(stream, _), _| *stream != id);
+        drop(inner);
         self.notify();
     }
 }
@@ -386,9 +395,8 @@ impl Inner {
     }
 
     fn delta_request(&mut self, id: u64, request: DeltaDiscoveryRequest) {
-        if let Some(detail) = &request.error_detail {
-            self.note_nack(&request.type_url, &detail.message);
-        }
+        let DeltaDiscoveryRequest { type_url, response_nonce, error_detail, .. } = &request;
+        self.note_answer(id, type_url, response_nonce, error_detail.as_ref());
         let Some(Connected::Delta(stream, client)) = self.streams.get_mut(&id) else { return };
         match stream.request(request, &self.caches) {
             Ok(None) => {}
@@ -402,9 +410,8 @@ impl Inner {
     }
 
     fn sotw_request(&mut self, id: u64, request: DiscoveryRequest) {
-        if let Some(detail) = &request.error_detail {
-            self.note_nack(&request.type_url, &detail.message);
-        }
+        let DiscoveryRequest { type_url, response_nonce, error_detail, .. } = &request;
+        self.note_answer(id, type_url, response_nonce, error_detail.as_ref());
         let Some(Connected::Sotw(stream, client)) = self.streams.get_mut(&id) else { return };
         match stream.request(request, &self.caches) {
             Ok(None) => {}
@@ -417,13 +424,22 @@ impl Inner {
         }
     }
 
-    fn note_nack(&mut self, type_url: &str, message: &str) {
+    /// Remembers what an answer to a response says.
+    fn note_answer(&mut self, id: u64, type_url: &str, nonce: &str, refusal: Option<&RpcStatus>) {
+        let stream_and_type = (id, type_url.to_owned());
+        let Some(refusal) = refusal else {
+            if !nonce.is_empty() {
+                self.refused.remove(&stream_and_type);
+            }
+            return;
+        };
+        let message = &refusal.message;
         tracing::warn!(type_url, message, "the proxy refused a response");
-        self.nacks_total += 1;
         if self.nacks.len() == REMEMBERED_NACKS {
             self.nacks.remove(0);
         }
         self.nacks.push(format!("{type_url}: {message}"));
+        self.refused.insert(stream_and_type, message.clone());
     }
 
     fn is_settled(&self) -> bool {
