@@ -19,6 +19,7 @@ mod native;
 mod native_fields;
 mod native_read;
 mod proto_json;
+pub mod saved;
 mod settings;
 mod spec;
 mod watch;
