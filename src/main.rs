@@ -26,7 +26,11 @@ fn execute() -> anyhow::Result<ExitCode> {
         Command::Version => println!("radiant {}", env!("CARGO_PKG_VERSION")),
         Command::Help => print!("{}", config::usage()),
         Command::Run(flags) => serve(settings(&flags)?)?,
-        other => anyhow::bail!("{other:?} is not there yet"),
+        Command::Check(flags) => {
+            print!("{}", config::check(&flags, &Environment::from_process())?);
+        }
+        Command::Reference => print!("{}", config::reference()),
+        Command::Demo(..) => anyhow::bail!("demo is not there yet"),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -10,6 +10,7 @@ mod bootstrap;
 mod bootstrap_ads;
 mod bootstrap_utility;
 mod cgroup;
+mod check;
 pub mod descriptors;
 mod environment;
 mod fields;
@@ -19,6 +20,7 @@ mod native;
 mod native_fields;
 mod native_read;
 mod proto_json;
+mod reference;
 pub mod saved;
 mod settings;
 mod spec;
@@ -26,11 +28,13 @@ mod watch;
 mod yaml;
 
 pub use cgroup::default_workers;
+pub use check::check;
 pub use environment::{Environment, VARIABLES, VariableSpec};
 pub use fields::{ADS_CLUSTER_FIELDS, BOOTSTRAP_FIELDS, FieldEffect, FieldSpec};
 pub use flags::{Command, DemoFlags, Flags, parse as parse_flags};
 pub use native::NativeFile;
 pub use native_fields::{NATIVE_FIELDS, NativeField};
+pub use reference::reference;
 pub use settings::{
     AdsSettings, AdsTls, ClientIdentity, ConfigError, LogFormat, LogSettings, Notice, Problem,
     Settings, Source, UtilityListener, XdsVariant, load,
