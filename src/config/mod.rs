@@ -8,6 +8,7 @@
 
 mod bootstrap;
 mod bootstrap_ads;
+mod bootstrap_json;
 mod bootstrap_utility;
 mod cgroup;
 mod check;

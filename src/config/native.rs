@@ -248,7 +248,7 @@ impl Reading {
             self.ignored[index].2 += 1;
             return;
         }
-        self.ignored_index.insert(key.clone(), self.ignored.len());
+        self.ignored_index.insert(key, self.ignored.len());
         let at = At { line, path: path.to_owned(), message: why.to_owned() };
         self.ignored.push((kind.to_owned(), at, 1));
     }

@@ -292,3 +292,22 @@ proptest::proptest! {
         let _ = parse(&format!("kind: {kind}\nmetadata: {{name: a}}\nspec: {spec}\n"));
     }
 }
+
+#[test]
+fn the_manifests_of_kubernetes_are_good() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/config/kubernetes");
+    for entry in std::fs::read_dir(root).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "yaml") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let documents = super::super::file::documents("m", &text).unwrap();
+            assert!(!documents.is_empty(), "{}", path.display());
+            for document in documents.iter().filter_map(|d| d.at("data")) {
+                let Some(Kind::String(file)) = document.at("radiant.yaml").map(|n| &n.kind) else {
+                    panic!("no native file in {}", path.display());
+                };
+                assert_eq!(parse(file).unwrap().mesh.models.len(), 2);
+            }
+        }
+    }
+}

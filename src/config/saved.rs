@@ -337,7 +337,7 @@ mod tests {
         let mut other = good.clone();
         other[8] = 9;
         assert_eq!(told(&other), "its format is of another version");
-        let mut other = good.clone();
+        let mut other = good;
         *other.last_mut().unwrap() ^= 1;
         assert_eq!(told(&other), "its checksum is wrong: it was damaged");
         assert!(save(&dir.path().join("no/such/dir"), &Resources::default()).is_err());
