@@ -92,14 +92,14 @@ impl RouteEntry {
     }
 
     /// The entry of an experiment's default under that one's own name; none if
-    /// it has no default.
+    /// it has no default, or if that is a model that is not there.
     pub fn experiment_default<'a>(
         experiment: &Experiment,
         find: impl Fn(&str) -> Option<&'a Model>,
     ) -> Option<Self> {
         let default = experiment.default.as_deref()?;
         let key = match experiment.kind {
-            ExperimentKind::Model => default.to_owned(),
+            ExperimentKind::Model => find(default)?.latest.name.clone(),
             ExperimentKind::Pipeline => pipeline_key(default),
         };
         Some(Self::split(key, experiment, find))

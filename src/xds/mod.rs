@@ -1,1 +1,16 @@
-//! (being written)
+//! The control side: resources in, [`crate::model::Snapshot`]s out.
+//!
+//! [`stream`] talks to the scheduler and feeds [`store`]; file mode and the
+//! saved snapshot feed the same store. [`decode`] turns one protobuf resource
+//! into the model, or says which field it cannot honour.
+
+pub mod decode;
+pub mod session;
+pub mod store;
+pub mod stream;
+pub mod tls;
+pub mod update;
+pub mod wire;
+
+pub use store::{SharedStore, Store, StoreOptions};
+pub use update::{Outcome, Rejected, Resource, Update};

@@ -1,0 +1,30 @@
+//! Protobuf resources to the model.
+//!
+//! A field that cannot be honoured and that would change what clients see is an
+//! error naming it; harmless ones are named in a warning, once per process.
+//! Nothing here waits, looks up names or opens files.
+
+// Old spellings are honoured or refused like new ones.
+#![allow(deprecated)]
+
+mod access_log;
+mod cluster;
+mod connection_manager;
+mod error;
+mod filter;
+mod header;
+mod listener;
+mod matcher;
+mod retry;
+mod route;
+mod scalar;
+mod table;
+#[cfg(test)]
+mod tests;
+mod walk;
+
+pub use cluster::{DecodedCluster, cluster};
+pub use error::Invalid;
+pub use listener::{DecodedListener, RouteSource, listener};
+pub use table::{RouteCache, RouteContext, table};
+pub(crate) use walk::first_string;

@@ -1,0 +1,182 @@
+//! Clusters between acceptance and removal.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use hashbrown::{HashMap, HashSet};
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::Store;
+use crate::logic::ads::ResourceType;
+use crate::model::{Cluster, ClusterName, ClusterSlot, Clusters};
+use crate::xds::decode;
+use crate::xds::update::Resource;
+
+#[derive(Debug)]
+struct ClusterState {
+    slot: Arc<ClusterSlot>,
+    digest: u128,
+    /// What the slot holds.
+    active: Option<Arc<Cluster>>,
+    /// What replaces it once it is warm.
+    warming: Option<Arc<Cluster>>,
+}
+
+/// Clusters of the control plane by name.
+#[derive(Debug, Default)]
+pub(super) struct ClusterStates {
+    by_name: HashMap<ClusterName, ClusterState>,
+    /// Names with a warming version.
+    warming: HashSet<ClusterName>,
+    /// Removed by the control plane, still serving, since when.
+    leaving: HashMap<ClusterName, Instant>,
+}
+
+impl ClusterStates {
+    pub(super) fn all_warm(&self) -> bool {
+        self.warming.is_empty()
+    }
+
+    pub(super) fn warming_count(&self) -> usize {
+        self.warming.len()
+    }
+
+    pub(super) fn is_any_leaving(&self) -> bool {
+        !self.leaving.is_empty()
+    }
+
+    /// Slots that a table has to wait for: warming, and without an old version
+    /// that could serve meanwhile.
+    pub(super) fn not_routable(&self) -> HashSet<*const ClusterSlot> {
+        let states = self.warming.iter().filter_map(|name| self.by_name.get(name));
+        states.filter(|s| s.active.is_none()).map(|s| Arc::as_ptr(&s.slot)).collect()
+    }
+}
+
+impl Store {
+    pub(super) fn take_cluster(&mut self, resource: Resource) -> Result<(), String> {
+        let digest = xxh3_128(&resource.value);
+        let name = ClusterName::from(&*resource.name);
+        let known = self.clusters.by_name.get(&name);
+        if known.is_none_or(|state| state.digest != digest) {
+            let decoded = decode::cluster(&resource.value).map_err(|e| e.to_string())?;
+            if decoded.name != resource.name {
+                return Err(format!("the message's name is '{}' [name]", decoded.name));
+            }
+            let cluster = Arc::new(Cluster {
+                name: name.clone(),
+                protocol: decoded.protocol,
+                endpoints: self
+                    .plane
+                    .endpoints
+                    .intern_refreshed(decoded.endpoints, decoded.refresh),
+                tls: None,
+                connect_timeout: decoded.connect_timeout,
+                limits: decoded.limits,
+                added_via_api: true,
+            });
+            self.place(name.clone(), cluster, digest);
+        }
+        self.clusters.leaving.remove(&name);
+        self.keep_raw(ResourceType::Cluster, resource);
+        Ok(())
+    }
+
+    fn place(&mut self, name: ClusterName, cluster: Arc<Cluster>, digest: u128) {
+        let stats = &self.plane.stats.control;
+        let slots = &self.plane.clusters;
+        let state = self.clusters.by_name.entry(name.clone()).or_insert_with_key(|name| {
+            stats.cluster_added.inc();
+            ClusterState { slot: slots.slot(name.as_str()), digest: 0, active: None, warming: None }
+        });
+        let is_new = state.active.is_none() && state.warming.is_none();
+        state.digest = digest;
+        if state.active.as_ref().is_some_and(|held| is_same(held, &cluster)) {
+            // Back to what serves, or the same endpoints in another order.
+            state.warming = None;
+            self.clusters.warming.remove(&name);
+            return;
+        }
+        if state.warming.as_ref().is_some_and(|held| is_same(held, &cluster)) {
+            return;
+        }
+        if !is_new {
+            stats.cluster_modified.inc();
+        }
+        state.warming = Some(cluster);
+        self.clusters.warming.insert(name);
+    }
+
+    /// Puts the clusters whose look-ups are done into their slots.
+    pub(super) fn warm_clusters(&mut self) {
+        let states = &mut self.clusters;
+        let by_name = &mut states.by_name;
+        states.warming.retain(|name| {
+            let Some(state) = by_name.get_mut(name) else { return false };
+            match &state.warming {
+                Some(cluster) if cluster.endpoints.is_resolved() => {
+                    state.slot.store(Some(Arc::clone(cluster)));
+                    state.active = state.warming.take();
+                    false
+                }
+                Some(_) => true,
+                None => false,
+            }
+        });
+        self.count_clusters();
+    }
+
+    pub(super) fn remove_cluster(&mut self, name: &str, now: Instant) {
+        let name = ClusterName::from(name);
+        self.forget_raw(ResourceType::Cluster, name.as_str());
+        if self.clusters.by_name.contains_key(&name) {
+            self.clusters.leaving.entry(name).or_insert(now);
+        }
+    }
+
+    /// Takes removed clusters out of service that no table names any more, or
+    /// whose grace is over.
+    pub(super) fn release_clusters(&mut self, now: Instant) {
+        let grace = self.options.removed_cluster_grace;
+        let states = &mut self.clusters;
+        let (by_name, warming) = (&mut states.by_name, &mut states.warming);
+        let stats = &self.plane.stats.control;
+        let before = states.leaving.len();
+        states.leaving.retain(|name, since| {
+            let Some(state) = by_name.get(name) else { return false };
+            let over = now.saturating_duration_since(*since) >= grace;
+            if !over && Clusters::is_named(&state.slot, 1) {
+                return true;
+            }
+            state.slot.store(None);
+            by_name.remove(name);
+            warming.remove(name);
+            stats.cluster_removed.inc();
+            false
+        });
+        if states.leaving.len() != before {
+            self.plane.clusters.sweep();
+            self.count_clusters();
+        }
+    }
+
+    fn count_clusters(&self) {
+        let stats = &self.plane.stats.control;
+        let warming = self.clusters.warming.len();
+        let first_time = self.clusters.not_routable().len();
+        let active = self.clusters.by_name.len() - first_time;
+        stats.active_clusters.set(u64::try_from(active).unwrap_or(u64::MAX));
+        stats.warming_clusters.set(u64::try_from(warming).unwrap_or(u64::MAX));
+    }
+}
+
+/// True if replacing one by the other would change nothing but the object.
+/// Endpoint sets are interned, so that their order does not matter.
+fn is_same(a: &Cluster, b: &Cluster) -> bool {
+    a.protocol == b.protocol
+        && Arc::ptr_eq(&a.endpoints, &b.endpoints)
+        && a.tls.as_ref().map(Arc::as_ptr) == b.tls.as_ref().map(Arc::as_ptr)
+        && a.connect_timeout == b.connect_timeout
+        && a.limits == b.limits
+        && a.added_via_api == b.added_via_api
+}
