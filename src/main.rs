@@ -28,8 +28,11 @@ fn execute() -> anyhow::Result<ExitCode> {
         Command::Version => println!("radiant {}", env!("CARGO_PKG_VERSION")),
         Command::Help => print!("{}", config::usage()),
         Command::Run(flags) => serve(settings(&flags)?)?,
-        Command::Demo(flags, _) => radiant::demo::main(&demo_options(&flags))?,
-        other => anyhow::bail!("{other:?} is not there yet"),
+        Command::Check(flags) => {
+            print!("{}", config::check(&flags, &Environment::from_process())?);
+        }
+        Command::Reference => print!("{}", config::reference()),
+        Command::Demo(demo, flags) => demo_mode(&demo, settings(&flags)?)?,
     }
     Ok(ExitCode::SUCCESS)
 }

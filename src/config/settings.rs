@@ -41,8 +41,8 @@ pub struct Settings {
     pub saved_snapshot: Option<PathBuf>,
     /// Logging.
     pub log: LogSettings,
-    /// The bootstrap in proto3 JSON, for `/config_dump`. `Null` in plain
-    /// scheduler mode: `bootstrap_json` makes it on demand.
+    /// The bootstrap in proto3 JSON, for `/config_dump`; `Null` without one:
+    /// [`Settings::bootstrap_json`] then makes one of the settings.
     pub bootstrap: serde_json::Value,
     /// What was given, is known, and has no effect here. To be logged as
     /// warnings once logging works.
