@@ -1,7 +1,7 @@
 //! What the threads of the process share: the published snapshot, the
 //! directories of clusters and endpoints, statistics and the server's state.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::{Instant, SystemTime};
 
@@ -14,14 +14,13 @@ use crate::stats::Stats;
 
 /// Lifecycle as Envoy names it on `/ready` and `/server_info`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub enum ServerState {
     /// Waiting for the first clusters.
-    PreInitializing = 0,
+    PreInitializing,
     /// Waiting for listeners and routes.
-    Initializing = 1,
+    Initializing,
     /// Serving.
-    Live = 2,
+    Live,
 }
 
 /// Identity towards the scheduler (Envoy: `node`).
@@ -60,7 +59,7 @@ pub struct Plane {
     pub started: Instant,
     /// When the process started, wall clock.
     pub started_at: SystemTime,
-    state: AtomicU8,
+    state: watch::Sender<ServerState>,
     healthcheck_failed: AtomicBool,
     /// Bumped when draining starts or stops, so that connections notice.
     drain: watch::Sender<Drain>,
@@ -92,7 +91,7 @@ impl Plane {
             node,
             started: Instant::now(),
             started_at: SystemTime::now(),
-            state: AtomicU8::new(ServerState::PreInitializing as u8),
+            state: watch::Sender::new(ServerState::PreInitializing),
             healthcheck_failed: AtomicBool::new(false),
             drain: watch::Sender::new(Drain::default()),
         })
@@ -101,16 +100,18 @@ impl Plane {
     /// The lifecycle state.
     #[must_use]
     pub fn state(&self) -> ServerState {
-        match self.state.load(Ordering::Acquire) {
-            0 => ServerState::PreInitializing,
-            1 => ServerState::Initializing,
-            _ => ServerState::Live,
-        }
+        *self.state.borrow()
+    }
+
+    /// Notified when the lifecycle state changes.
+    #[must_use]
+    pub fn state_changes(&self) -> watch::Receiver<ServerState> {
+        self.state.subscribe()
     }
 
     /// Moves to a lifecycle state.
     pub fn set_state(&self, state: ServerState) {
-        self.state.store(state as u8, Ordering::Release);
+        self.state.send_replace(state);
     }
 
     /// True after `/healthcheck/fail`, until `/healthcheck/ok`.
@@ -136,6 +137,12 @@ impl Plane {
     #[must_use]
     pub fn drain_changes(&self) -> watch::Receiver<Drain> {
         self.drain.subscribe()
+    }
+
+    /// Connections drain, listeners go on accepting
+    /// (`/drain_listeners?graceful`).
+    pub fn drain_connections(&self) {
+        self.drain.send_modify(|d| d.connections = true);
     }
 
     /// Data listeners stop accepting (`/drain_listeners`).
