@@ -16,6 +16,7 @@ pub mod pool;
 pub mod router;
 pub mod run;
 pub mod seldon;
+pub mod seldon_stats;
 pub mod stats;
 pub mod tap;
 pub mod tls;
