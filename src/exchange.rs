@@ -43,8 +43,7 @@ pub(crate) enum Body {
 /// The client's side of one request.
 pub(crate) trait Downstream {
     /// The next piece of the request's body; `None` at its end.
-    fn poll_data(&mut self, cx: &mut Context<'_>)
-    -> Poll<Option<Result<Bytes, DownstreamError>>>;
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, DownstreamError>>>;
     /// Trailers, after the end of the body.
     fn take_trailers(&mut self) -> Option<HeaderMap>;
     /// Ready once the client has left. Called after the body's end.

@@ -243,11 +243,7 @@ impl Writer {
     ///
     /// # Errors
     /// The stream's; what was not written is lost with it.
-    pub(crate) fn poll_flush(
-        &mut self,
-        io: &mut Io,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_flush(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.queued > 0 {
             let n = {
                 let mut slices = [IoSlice::new(&[]); MAX_SLICES];

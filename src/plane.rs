@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::dns::Endpoints;
 use crate::model::{Clusters, Resources, Snapshot};
+use crate::seldon_stats::SeldonMetrics;
 use crate::stats::Stats;
 
 /// Lifecycle as Envoy names it on `/ready` and `/server_info`.
@@ -49,6 +50,8 @@ pub struct Plane {
     pub endpoints: Endpoints,
     /// Statistics.
     pub stats: Stats,
+    /// `seldon_*` metrics.
+    pub seldon: Arc<SeldonMetrics>,
     /// Accepted resources as they came.
     pub resources: RwLock<Resources>,
     /// The bootstrap in proto3 JSON, for `/config_dump`.
@@ -91,6 +94,7 @@ impl Plane {
             clusters: Clusters::default(),
             endpoints: Endpoints::default(),
             stats: Stats::new(workers),
+            seldon: Arc::new(SeldonMetrics::new(workers + 1)),
             resources: RwLock::default(),
             bootstrap: RwLock::default(),
             node,

@@ -264,12 +264,8 @@ impl<D: Downstream> Stream<'_, D> {
         let mut retries = Retrying::new(forward, target, cluster);
         loop {
             self.record.attempts += 1;
-            let attempt = Attempt {
-                worker: &worker,
-                slot: &target.cluster,
-                cluster,
-                head: self.head,
-            };
+            let attempt =
+                Attempt { worker: &worker, slot: &target.cluster, cluster, head: self.head };
             let Some(host) = attempt.pick() else {
                 stats.upstream_cx_none_healthy.inc();
                 return self.fail(UpstreamError::NoHealthyHost, Some(chosen), false).await;
@@ -293,8 +289,7 @@ impl<D: Downstream> Stream<'_, D> {
                         return Ok(Verdict::Retry);
                     }
                     tail.answer(record, head, body, answer);
-                    let close =
-                        !keep_alive || !body.complete || tail.connection.draining();
+                    let close = !keep_alive || !body.complete || tail.connection.draining();
                     record.close = close;
                     down.send_head(answer, kind, close)?;
                     Ok(Verdict::Forward)
@@ -303,13 +298,13 @@ impl<D: Downstream> Stream<'_, D> {
             match ended {
                 Ended::Complete(sent) => {
                     self.record.sent = sent;
-                    self.finished(target);
+                    self.finished(chosen, target);
                     return if self.record.close { Fate::Close } else { Fate::KeepAlive };
                 }
                 Ended::Retry => {}
                 Ended::Failed { failure, started: true, sent } => {
                     self.record.sent = sent;
-                    return self.cut(failure, target);
+                    return self.cut(failure, chosen, target);
                 }
                 Ended::Failed { failure: Failure::Upstream(e), .. } => {
                     let outcome = Outcome::Reset(e.reset_kind());
@@ -371,7 +366,7 @@ impl<D: Downstream> Stream<'_, D> {
     }
 
     /// An answer that was cut after its head had left.
-    fn cut(&mut self, failure: Failure, target: &WeightedTarget) -> Fate {
+    fn cut(&mut self, failure: Failure, chosen: Chosen<'_>, target: &WeightedTarget) -> Fate {
         let shard = self.connection.shard();
         match failure {
             Failure::Downstream(_) => {
@@ -388,17 +383,29 @@ impl<D: Downstream> Stream<'_, D> {
             }
         }
         self.down.abort();
-        self.finished(target);
+        self.finished(chosen, target);
         Fate::Abort
     }
 
     /// Counts a final answer of the cluster.
-    fn finished(&self, target: &WeightedTarget) {
+    fn finished(&self, chosen: Chosen<'_>, target: &WeightedTarget) {
         let stats = target.cluster.stats.shard(self.connection.worker.shard);
         let elapsed = self.body.completed.map(|at| at.elapsed());
         for group in [&stats.all, &stats.external] {
             group.record(self.record.status, elapsed);
         }
+        self.seldon(chosen, self.record.status < 400);
+    }
+
+    /// Counts a request in the metrics that Seldon's dashboards ask for.
+    fn seldon(&self, chosen: Chosen<'_>, ok: bool) {
+        let Some(target) = chosen.target else { return };
+        let worker = &self.connection.worker;
+        let series = target.series.get_or_init(|| {
+            let (experiment, model) = chosen.route.seldon_names(target);
+            worker.plane.seldon.handle(&experiment, &model)
+        });
+        series.shard(worker.shard).record(ok, self.record.started.elapsed());
     }
 
     /// Answers for an upstream that did not.
@@ -415,6 +422,9 @@ impl<D: Downstream> Stream<'_, D> {
             for group in [&stats.all, &stats.external] {
                 group.record(reply.status, None);
             }
+        }
+        if let Some(chosen) = chosen {
+            self.seldon(chosen, false);
         }
         self.reply(reply, chosen).await
     }
@@ -477,7 +487,13 @@ impl<D: Downstream> Stream<'_, D> {
             }
         }
         self.record.received = self.body.bytes;
-        self.record.log(self.connection, self.listener, self.head, self.answer, self.received.http2);
+        self.record.log(
+            self.connection,
+            self.listener,
+            self.head,
+            self.answer,
+            self.received.http2,
+        );
     }
 }
 

@@ -147,7 +147,8 @@ impl Workers {
     /// # Errors
     /// The system's, if a thread or its reactor cannot be made.
     pub fn start(plane: &Arc<Plane>, count: usize, shared: &WorkerShared) -> io::Result<Self> {
-        let (senders, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| unbounded_channel()).unzip();
+        let (senders, receivers): (Vec<_>, Vec<_>) =
+            (0..count).map(|_| unbounded_channel()).unzip();
         let loads: Loads = (0..count).map(|_| AtomicUsize::new(0)).collect();
         let mut threads = Vec::with_capacity(count);
         for (index, commands) in receivers.into_iter().enumerate() {

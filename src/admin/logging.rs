@@ -3,15 +3,19 @@
 //! Envoy's names for levels and, where there is a counterpart, for loggers;
 //! each logger is one or more tracing targets.
 
+use std::fs::OpenOptions;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{fmt, registry, reload};
 
 use super::query::Query;
+use crate::config::{LogFormat, LogSettings};
 
 /// A log level by Envoy's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +56,18 @@ impl Level {
             Self::Error => "error",
             Self::Critical => "critical",
             Self::Off => "off",
+        }
+    }
+
+    /// The level that lets as much through.
+    fn of_filter(filter: LevelFilter) -> Self {
+        match filter {
+            LevelFilter::TRACE => Self::Trace,
+            LevelFilter::DEBUG => Self::Debug,
+            LevelFilter::INFO => Self::Info,
+            LevelFilter::WARN => Self::Warning,
+            LevelFilter::ERROR => Self::Error,
+            LevelFilter::OFF => Self::Off,
         }
     }
 
@@ -129,20 +145,38 @@ impl std::fmt::Debug for LogControl {
     }
 }
 
-/// Installs the process's logging to standard error and returns its control.
-/// `json`: one JSON object a line instead of text. A second call leaves the
-/// first logging in place.
-#[must_use]
-pub fn init_logging(level: Level, json: bool) -> LogControl {
-    let (filter, handle) = reload::Layer::new(targets(&uniform(level)));
+/// Installs the process's logging, to standard error or a file, and returns its
+/// control.
+///
+/// A second call leaves the first logging in place.
+///
+/// # Errors
+/// The log file cannot be opened.
+pub fn init_logging(settings: &LogSettings) -> io::Result<LogControl> {
+    let level = Level::of_filter(settings.level);
+    let components: Vec<(String, LevelFilter)> = settings
+        .components
+        .iter()
+        .map(|(name, level)| (format!("radiant::{name}"), *level))
+        .collect();
+    let with_components = move |targets: Targets| targets.with_targets(components.iter().cloned());
+    let (filter, handle) = reload::Layer::new(with_components(targets(&uniform(level))));
+    let writer = match &settings.path {
+        None => BoxMakeWriter::new(io::stderr),
+        Some(path) => {
+            BoxMakeWriter::new(Mutex::new(OpenOptions::new().append(true).create(true).open(path)?))
+        }
+    };
     let registry = registry().with(filter);
     // An error means that logging is installed already (tests).
-    let _ = if json {
-        registry.with(fmt::layer().json().with_writer(std::io::stderr)).try_init()
-    } else {
-        registry.with(fmt::layer().with_writer(std::io::stderr)).try_init()
+    let _ = match settings.format {
+        LogFormat::Json => registry.with(fmt::layer().json().with_writer(writer)).try_init(),
+        LogFormat::Text => registry.with(fmt::layer().with_writer(writer)).try_init(),
     };
-    LogControl::new(level, Box::new(move |targets| drop(handle.reload(targets))))
+    Ok(LogControl::new(
+        level,
+        Box::new(move |targets| drop(handle.reload(with_components(targets)))),
+    ))
 }
 
 impl LogControl {

@@ -227,10 +227,10 @@ impl Demo {
         self.scheduler.handle()
     }
 
-    /// Settings of a proxy for this demo: its scheduler, its ports.
+    /// Settings of a proxy for this demo: its scheduler and its ports, the rest
+    /// as in `settings`.
     #[must_use]
-    pub fn settings(&self) -> Settings {
-        let mut settings = Settings::default();
+    pub fn settings(&self, mut settings: Settings) -> Settings {
         let scheduler = self.scheduler_addr();
         settings.source = Source::Scheduler(Box::new(AdsSettings {
             host: scheduler.ip().to_string(),
@@ -287,14 +287,13 @@ fn operations(backends: &Backends, synthetic: usize) -> Vec<Operation> {
 /// # Errors
 ///
 /// As [`Demo::start`], and what the proxy says.
-pub fn main(options: &DemoOptions) -> io::Result<()> {
+pub fn main(options: &DemoOptions, settings: Settings, hooks: Hooks) -> io::Result<()> {
     let demo = Demo::start(options)?;
     print!("{demo}");
     if !options.proxy {
         return wait_for_signal();
     }
-    let hooks = Hooks { signals: true, ..Hooks::default() };
-    Proxy::start(demo.settings(), hooks).map_err(io::Error::other)?.join();
+    Proxy::start(demo.settings(settings), hooks).map_err(io::Error::other)?.join();
     Ok(())
 }
 

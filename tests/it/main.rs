@@ -2,9 +2,9 @@
 
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
-mod golden_client;
 mod demo_models;
 mod demo_scheduler;
 mod demo_stream;
+mod golden_client;
 mod golden_scheduler;
 mod reconnect;
