@@ -5,6 +5,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
@@ -131,18 +132,31 @@ impl std::fmt::Debug for LogControl {
 
 /// Installs the process's logging to standard error and returns its control.
 /// `json`: one JSON object a line instead of text. A second call leaves the
-/// first logging in place.
+/// first logging in place and controls nothing.
 #[must_use]
 pub fn init_logging(level: Level, json: bool) -> LogControl {
+    let (subscriber, control) = subscriber(level, json, std::io::stderr);
+    // An error means that logging is installed already (tests).
+    let _ = subscriber.try_init();
+    control
+}
+
+type Boxed = Box<dyn Subscriber + Send + Sync>;
+
+fn subscriber<W>(level: Level, json: bool, writer: W) -> (Boxed, LogControl)
+where
+    W: for<'w> fmt::MakeWriter<'w> + Send + Sync + 'static,
+{
     let (filter, handle) = reload::Layer::new(targets(&uniform(level)));
     let registry = registry().with(filter);
-    // An error means that logging is installed already (tests).
-    let _ = if json {
-        registry.with(fmt::layer().json().with_writer(std::io::stderr)).try_init()
+    let subscriber: Boxed = if json {
+        Box::new(registry.with(fmt::layer().json().with_writer(writer)))
     } else {
-        registry.with(fmt::layer().with_writer(std::io::stderr)).try_init()
+        Box::new(registry.with(fmt::layer().with_writer(writer)))
     };
-    LogControl::new(level, Box::new(move |targets| drop(handle.reload(targets))))
+    // An error means that the subscriber is gone, and its log with it.
+    let apply = move |targets| drop(handle.reload(targets));
+    (subscriber, LogControl::new(level, Box::new(apply)))
 }
 
 impl LogControl {
@@ -285,6 +299,35 @@ mod tests {
         let active = control.active();
         assert!(active.starts_with("active loggers:\n  admin: debug\n"), "{active}");
         assert!(active.contains("  pool: warning\n") && active.ends_with("\n\n"), "{active}");
+    }
+
+    #[test]
+    fn a_running_log_changes_its_level() {
+        #[derive(Clone, Default)]
+        struct Sink(Arc<Mutex<Vec<u8>>>);
+        impl std::io::Write for Sink {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.lock().unwrap().extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let sink = Sink::default();
+        let writer = sink.clone();
+        let (subscriber, control) = subscriber(Level::Info, true, move || writer.clone());
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::debug!("one");
+            control.set_level(Level::Debug);
+            tracing::debug!("two");
+            control.set_level(Level::Off);
+            tracing::error!("three");
+        });
+        let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(line["fields"]["message"], "two");
+        assert_eq!(line["level"], "DEBUG");
     }
 
     #[test]

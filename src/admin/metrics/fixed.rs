@@ -122,13 +122,15 @@ impl Collector {
         });
     }
 
-    fn plain(&mut self, name: &'static str, kind: Kind, value: u64) {
-        let (key, labels) = (String::new(), String::new());
-        let value = Value::Number(value);
-        self.stats.push(Stat { name: name.to_owned(), key, labels, kind, value });
-        if let Some(last) = self.stats.last_mut() {
-            last.key.clone_from(&last.name);
-        }
+    /// A statistic without variable parts.
+    fn plain(&mut self, name: &str, kind: Kind, value: u64) {
+        self.stats.push(Stat {
+            name: name.to_owned(),
+            key: name.to_owned(),
+            labels: String::new(),
+            kind,
+            value: Value::Number(value),
+        });
     }
 }
 

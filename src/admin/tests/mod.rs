@@ -7,7 +7,7 @@ mod world;
 
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::{Level, utility};
@@ -109,6 +109,13 @@ async fn a_request_counts_though_its_sender_is_gone() {
         assert!(world.plane.healthcheck_failed());
         world.plane.set_healthcheck_failed(false);
     }
+    let stats = world.plane.stats.listener("admin", world.admin);
+    let gone = async {
+        while stats.shards()[0].downstream_cx_active.value() != 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), gone).await.unwrap();
 }
 
 #[tokio::test]
@@ -267,4 +274,8 @@ async fn a_connection_takes_many_requests() {
     let answer = world::exchange_on(&mut stream, request).await;
     let lines = "\n\nhttp.admin.downstream_cx_total: 1\nhttp.admin.downstream_rq_2xx: 3\n";
     assert!(answer.ends_with(lines), "{answer}");
+    // A half-closed connection without a request in it is over.
+    stream.shutdown().await.unwrap();
+    let end = tokio::time::timeout(Duration::from_secs(10), stream.read_u8()).await.unwrap();
+    assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::UnexpectedEof);
 }
