@@ -9,9 +9,9 @@ use crate::plane::Plane;
 use crate::stats::{ClusterShard, Counter, Gauge, Histogram, ResponseGroup};
 
 /// Counters and gauges that dashboards divide and sum: an idle cluster prints
-/// them as zeros, and its `membership_*`. What else an idle cluster would print (Envoy prints 170
-/// lines for each) is left out: it would be 280 MB a scrape for
-/// twenty thousand models.
+/// them as zeros, and its `membership_*`. What else it would print (Envoy
+/// prints 170 lines for each) is left out: 280 MB a scrape for twenty thousand
+/// models.
 const ALWAYS: [&str; 6] = [
     "upstream_cx_active",
     "upstream_cx_connect_timeout",
