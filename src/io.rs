@@ -87,14 +87,6 @@ impl Io {
             Self::Tls(io) => io.get_ref().1.alpn_protocol(),
         }
     }
-
-    /// The TCP stream below.
-    pub(crate) fn tcp(&self) -> &TcpStream {
-        match self {
-            Self::Tcp(io) => io,
-            Self::Tls(io) => io.get_ref().0,
-        }
-    }
 }
 
 impl AsyncRead for Io {
@@ -151,12 +143,6 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    /// Bytes read in advance of a connection's protocol being known.
-    pub(crate) fn with(buf: BytesMut) -> Self {
-        let total = buf.len() as u64;
-        Self { buf, total, ..Self::default() }
-    }
-
     /// Reads more into the buffer. Ready(0) is end of stream.
     pub(crate) fn poll_fill(
         &mut self,
@@ -331,7 +317,7 @@ mod tests {
             while !writer.is_empty() {
                 let mut slices = [IoSlice::new(&[]); MAX_SLICES];
                 let count = writer.fill(&mut slices);
-                let all: Vec<u8> = slices[..count].concat();
+                let all: Vec<u8> = slices[..count].iter().flat_map(|s| s.to_vec()).collect();
                 let n = steps.next().expect("cycles").min(all.len());
                 got.extend_from_slice(&all[..n]);
                 writer.consume(n);

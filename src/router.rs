@@ -25,6 +25,7 @@ use crate::model::{
     WeightedTarget,
 };
 use crate::record::Record;
+use crate::tap::Trace;
 use crate::timer::IdleTimer;
 use crate::worker::Worker;
 
@@ -80,6 +81,9 @@ pub(crate) async fn handle<D: Downstream>(
         idle,
         record: Record::new(),
     };
+    if listener.config.tap.is_some() {
+        stream.body.tap = Some(worker.take_tap());
+    }
     let fate = stream.run().await;
     stream.account();
     worker.put_answer(answer);
@@ -476,6 +480,28 @@ impl<D: Downstream> Stream<'_, D> {
         }
     }
 
+    /// Hands the request to the tap if it, or its answer, asks for that.
+    fn tap(&mut self) {
+        let Some(bodies) = self.body.tap.take() else { return };
+        let worker = &self.connection.worker;
+        if let Some(tap) = &self.listener.config.tap {
+            let response = self.record.replied.then_some(&*self.answer);
+            if tap.wants_request(self.head) || response.is_some_and(|r| tap.wants_response(r)) {
+                let trace = Trace {
+                    request: self.head,
+                    request_body: &bodies.request,
+                    request_trailers: None,
+                    response,
+                    response_body: &bodies.response,
+                    response_trailers: None,
+                };
+                worker.taps.submit(tap, worker.draw(), &trace);
+                self.connection.shard().tap_rq_tapped.inc();
+            }
+        }
+        worker.put_tap(bodies);
+    }
+
     /// Statistics, access logs and taps of a request that has ended.
     fn account(&mut self) {
         let shard = self.connection.shard();
@@ -486,6 +512,7 @@ impl<D: Downstream> Stream<'_, D> {
                 shard.downstream_rq_response_before_rq_complete.inc();
             }
         }
+        self.tap();
         self.record.received = self.body.bytes;
         self.record.log(
             self.connection,

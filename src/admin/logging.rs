@@ -7,6 +7,7 @@ use std::fs::OpenOptions;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
@@ -148,11 +149,29 @@ impl std::fmt::Debug for LogControl {
 /// Installs the process's logging, to standard error or a file, and returns its
 /// control.
 ///
-/// A second call leaves the first logging in place.
+/// A second call leaves the first logging in place and controls nothing.
 ///
 /// # Errors
 /// The log file cannot be opened.
 pub fn init_logging(settings: &LogSettings) -> io::Result<LogControl> {
+    let writer = match &settings.path {
+        None => BoxMakeWriter::new(io::stderr),
+        Some(path) => {
+            BoxMakeWriter::new(Mutex::new(OpenOptions::new().append(true).create(true).open(path)?))
+        }
+    };
+    let (subscriber, control) = subscriber(settings, writer);
+    // An error means that logging is installed already (tests).
+    let _ = subscriber.try_init();
+    Ok(control)
+}
+
+type Boxed = Box<dyn Subscriber + Send + Sync>;
+
+fn subscriber<W>(settings: &LogSettings, writer: W) -> (Boxed, LogControl)
+where
+    W: for<'w> fmt::MakeWriter<'w> + Send + Sync + 'static,
+{
     let level = Level::of_filter(settings.level);
     let components: Vec<(String, LevelFilter)> = settings
         .components
@@ -161,22 +180,16 @@ pub fn init_logging(settings: &LogSettings) -> io::Result<LogControl> {
         .collect();
     let with_components = move |targets: Targets| targets.with_targets(components.iter().cloned());
     let (filter, handle) = reload::Layer::new(with_components(targets(&uniform(level))));
-    let writer = match &settings.path {
-        None => BoxMakeWriter::new(io::stderr),
-        Some(path) => {
-            BoxMakeWriter::new(Mutex::new(OpenOptions::new().append(true).create(true).open(path)?))
+    let registry = registry().with(filter);
+    let subscriber: Boxed = match settings.format {
+        LogFormat::Json => Box::new(registry.with(fmt::layer().json().with_writer(writer))),
+        LogFormat::Text => {
+            Box::new(registry.with(fmt::layer().with_ansi(false).with_writer(writer)))
         }
     };
-    let registry = registry().with(filter);
-    // An error means that logging is installed already (tests).
-    let _ = match settings.format {
-        LogFormat::Json => registry.with(fmt::layer().json().with_writer(writer)).try_init(),
-        LogFormat::Text => registry.with(fmt::layer().with_writer(writer)).try_init(),
-    };
-    Ok(LogControl::new(
-        level,
-        Box::new(move |targets| drop(handle.reload(with_components(targets)))),
-    ))
+    // An error means that the subscriber is gone, and its log with it.
+    let apply = move |targets| drop(handle.reload(with_components(targets)));
+    (subscriber, LogControl::new(level, Box::new(apply)))
 }
 
 impl LogControl {
@@ -319,6 +332,36 @@ mod tests {
         let active = control.active();
         assert!(active.starts_with("active loggers:\n  admin: debug\n"), "{active}");
         assert!(active.contains("  pool: warning\n") && active.ends_with("\n\n"), "{active}");
+    }
+
+    #[test]
+    fn a_running_log_changes_its_level() {
+        #[derive(Clone, Default)]
+        struct Sink(Arc<Mutex<Vec<u8>>>);
+        impl std::io::Write for Sink {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.lock().unwrap().extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let sink = Sink::default();
+        let writer = sink.clone();
+        let settings = LogSettings { format: LogFormat::Json, ..LogSettings::default() };
+        let (subscriber, control) = subscriber(&settings, move || writer.clone());
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::debug!("one");
+            control.set_level(Level::Debug);
+            tracing::debug!("two");
+            control.set_level(Level::Off);
+            tracing::error!("three");
+        });
+        let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(line["fields"]["message"], "two");
+        assert_eq!(line["level"], "DEBUG");
     }
 
     #[test]

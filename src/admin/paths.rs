@@ -208,7 +208,7 @@ const PATHS: &[Path] = &[
         post: false,
         help: "print runtime values",
         parameters: &[],
-        handler: |_| Reply::json(&serde_json::json!({"layers": [], "entries": {}})),
+        handler: |_| Reply::json(&serde_json::json!({"entries": {}, "layers": []})),
     },
     Path {
         path: "/server_info",

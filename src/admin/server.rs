@@ -29,7 +29,7 @@ const IDLE: Duration = Duration::from_secs(300);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What an answer depends on.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Request {
     pub(super) method: http::Method,
     /// Path without query.
@@ -75,6 +75,10 @@ impl Connection {
         // Replies are small and whole; an error only means no such option.
         let _ = stream.set_nodelay(true);
         let counted = Counted::new(&self.stats);
+        // The protocol is told by the first bytes; wait for them not for ever.
+        if tokio::time::timeout(IDLE, stream.readable()).await.is_err() {
+            return;
+        }
         let service = service_fn(|request: hyper::Request<Incoming>| {
             let response = self.respond(&request);
             async move { Ok::<_, Infallible>(response) }

@@ -57,7 +57,7 @@ fn answer(plane: &Plane, ops: &AdminOps, request: &Request) -> Response<ReplyBod
     } else if request.path.starts_with("/stats") {
         admin_answer(plane, ops, request, failing)
     } else if request.path == "/metrics" {
-        let request = Request { path: "/stats/prometheus".to_owned(), ..copy(request) };
+        let request = Request { path: "/stats/prometheus".to_owned(), ..request.clone() };
         admin_answer(plane, ops, &request, failing)
     } else {
         local_reply(StatusCode::NOT_FOUND, failing.then(immediate_fail))
@@ -97,13 +97,4 @@ fn admin_answer(
         response.headers_mut().insert(name, value);
     }
     response
-}
-
-fn copy(request: &Request) -> Request {
-    Request {
-        method: request.method.clone(),
-        path: String::new(),
-        query: request.query.clone(),
-        has_query: request.has_query,
-    }
 }

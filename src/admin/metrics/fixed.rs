@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{Buckets, Kind, Value};
-use crate::admin::process;
+use crate::admin::{ADMIN_PREFIX, process};
 use crate::model::ListenerKind;
 use crate::plane::{Plane, ServerState};
 use crate::seldon_stats::escape_label;
@@ -122,13 +122,15 @@ impl Collector {
         });
     }
 
-    fn plain(&mut self, name: &'static str, kind: Kind, value: u64) {
-        let (key, labels) = (String::new(), String::new());
-        let value = Value::Number(value);
-        self.stats.push(Stat { name: name.to_owned(), key, labels, kind, value });
-        if let Some(last) = self.stats.last_mut() {
-            last.key.clone_from(&last.name);
-        }
+    /// A statistic without variable parts.
+    fn plain(&mut self, name: &str, kind: Kind, value: u64) {
+        self.stats.push(Stat {
+            name: name.to_owned(),
+            key: name.to_owned(),
+            labels: String::new(),
+            kind,
+            value: Value::Number(value),
+        });
     }
 }
 
@@ -143,7 +145,9 @@ fn listener_stats(all: &mut Collector, listener: &ListenerStats) {
         listener.shards().iter().map(cell).fold(0, u64::wrapping_add)
     };
     let (socket, socket_http) = listener_scopes(listener);
-    for (field, cell) in ListenerShard::COUNTERS {
+    let routes = listener.prefix != ADMIN_PREFIX;
+    let fields = ListenerShard::COUNTERS.iter();
+    for (field, cell) in fields.filter(|(f, _)| routes || f.starts_with("downstream_")) {
         let value = sum(&|s| cell(s).value());
         if let Some(class) = response_class(field) {
             all.add_class(&http, "downstream_rq_", class, value);
@@ -179,7 +183,7 @@ fn listener_stats(all: &mut Collector, listener: &ListenerStats) {
 /// listener's have a name instead of an address.
 fn listener_scopes(listener: &ListenerStats) -> (Scope, Scope) {
     let prefix = &listener.prefix;
-    if prefix == super::super::ADMIN_PREFIX {
+    if prefix == ADMIN_PREFIX {
         let labels = labels(&[("envoy_http_conn_manager_prefix", prefix)]);
         return (
             Scope {

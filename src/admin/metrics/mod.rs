@@ -207,7 +207,7 @@ mod tests {
         assert!(takes("filter=^a", "ab", Kind::Gauge, 0));
         assert!(!takes("filter=^a&invert_filter", "ab", Kind::Gauge, 0));
         assert!(!takes("type=Counters", "ab", Kind::Gauge, 0));
-        assert!(select("type=Gauges").unwrap().takes_text("a", "b") == false);
+        assert!(!select("type=Gauges").unwrap().takes_text("a", "b"));
         assert_eq!(select("type=x").unwrap_err(), "invalid &type= param");
         assert!(select("filter=(").unwrap_err().starts_with("Invalid re2 regex: unclosed"));
     }
