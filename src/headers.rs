@@ -112,6 +112,14 @@ struct Field {
     id: HeaderId,
 }
 
+/// A name that is stored and not yet a field.
+#[derive(Debug)]
+pub(crate) struct Staged {
+    name: Span,
+    /// The tag of the name.
+    pub(crate) id: HeaderId,
+}
+
 /// One header field as seen by a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeaderField<'a> {
@@ -170,6 +178,32 @@ impl Headers {
         let name = self.store(name);
         let value = self.store(value);
         self.fields.push(Field { name, value, id });
+    }
+
+    /// Stores a name in lower case, for a field to be added by
+    /// [`Headers::commit`] or given up by [`Headers::discard`], whichever is the
+    /// next call: a parser looks at the name before it knows what to do with it.
+    pub(crate) fn stage(&mut self, name: &[u8]) -> Staged {
+        let name = self.store(name);
+        let from = name.start as usize;
+        self.buf[from..].make_ascii_lowercase();
+        Staged { name, id: HeaderId::of(&self.buf[from..]) }
+    }
+
+    /// The lower-case name of a staged field.
+    pub(crate) fn staged_name(&self, staged: &Staged) -> &[u8] {
+        staged.name.of(&self.buf)
+    }
+
+    /// Appends a staged field.
+    pub(crate) fn commit(&mut self, staged: Staged, value: &[u8]) {
+        let value = self.store(value);
+        self.fields.push(Field { name: staged.name, value, id: staged.id });
+    }
+
+    /// Gives up a staged field.
+    pub(crate) fn discard(&mut self, staged: Staged) {
+        self.buf.truncate(staged.name.start as usize);
     }
 
     /// All fields in order.

@@ -1,6 +1,8 @@
 //! Field lines: syntax, obs-fold, joining of repeated standard fields.
 
-use crate::headers::{HeaderId, Headers};
+use std::borrow::Cow;
+
+use crate::headers::{HeaderId, Headers, Staged};
 
 /// A block of field lines is malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,9 +12,10 @@ pub(crate) struct Malformed;
 pub(crate) struct RawField<'a> {
     /// Not empty, only token characters; case as received.
     pub(crate) name: &'a [u8],
-    /// Without surrounding blanks; may contain CR and, where lines were folded,
-    /// LF.
+    /// Without surrounding blanks; may contain CR and, if `folded`, LF.
     pub(crate) value: &'a [u8],
+    /// Several lines.
+    pub(crate) folded: bool,
 }
 
 /// True if no byte is a control other than tab, CR and LF.
@@ -56,15 +59,21 @@ pub(crate) fn walk<'a>(
     while index < lines.len() {
         let mut to = lines[index] as usize;
         index += 1;
+        let mut folded = false;
         while index < lines.len() {
             match block[to] {
-                b' ' | b'\t' => to = lines[index] as usize,
+                b' ' | b'\t' => {
+                    to = lines[index] as usize;
+                    folded = true;
+                }
                 b if b > b' ' => break,
                 _ => return Err(Malformed),
             }
             index += 1;
         }
-        each(split_field(&block[from..to])?)?;
+        let mut field = split_field(&block[from..to])?;
+        field.folded = folded;
+        each(field)?;
         from = to;
     }
     Ok(())
@@ -75,7 +84,7 @@ fn split_field(line: &[u8]) -> Result<RawField<'_>, Malformed> {
     if colon == 0 || line[colon] != b':' {
         return Err(Malformed);
     }
-    Ok(RawField { name: &line[..colon], value: trim(&line[colon + 1..]) })
+    Ok(RawField { name: &line[..colon], value: trim(&line[colon + 1..]), folded: false })
 }
 
 /// Without leading and trailing bytes up to a blank.
@@ -102,14 +111,12 @@ pub(crate) fn has_token(value: &[u8], token: &[u8]) -> bool {
     tokens(value).any(|t| t.eq_ignore_ascii_case(token))
 }
 
-/// `value` without CR and LF; `scratch` holds the bytes if there were any.
-pub(crate) fn without_line_ends<'a>(value: &'a [u8], scratch: &'a mut Vec<u8>) -> &'a [u8] {
+/// `value` without CR and LF.
+pub(crate) fn without_line_ends(value: &[u8]) -> Cow<'_, [u8]> {
     if memchr::memchr2(b'\r', b'\n', value).is_none() {
-        return value;
+        return Cow::Borrowed(value);
     }
-    scratch.clear();
-    scratch.extend(value.iter().copied().filter(|&b| b != b'\r' && b != b'\n'));
-    scratch
+    value.iter().copied().filter(|&b| b != b'\r' && b != b'\n').collect()
 }
 
 /// Decimal digits only, at most `u64::MAX`.
@@ -126,67 +133,122 @@ pub(crate) fn parse_length(value: &[u8]) -> Option<u64> {
 /// Adds fields to a head, joining those that Envoy joins, and counts.
 pub(crate) struct Collector<'h> {
     headers: &'h mut Headers,
-    /// Which joinable names were seen: bit = [`join_slot`].
+    /// Which joinable names were seen, one bit for each slot.
     seen: u64,
     slot_of: fn(HeaderId, &[u8]) -> Option<u32>,
+    /// Values may have a CR inside.
+    inner_cr: bool,
     /// Entries that are not in `headers`: a request's host.
     outside: usize,
     max_fields: usize,
-    /// Once there were more than `max_fields` nothing more is stored.
-    overflown: bool,
+    /// What the fields say about the body.
+    pub(crate) framing: Framing,
 }
 
 impl<'h> Collector<'h> {
     pub(crate) fn new(
         headers: &'h mut Headers,
         slot_of: fn(HeaderId, &[u8]) -> Option<u32>,
+        inner_cr: bool,
         max_fields: usize,
     ) -> Self {
-        Self { headers, seen: 0, slot_of, outside: 0, max_fields, overflown: false }
+        let framing = Framing::default();
+        Self { headers, seen: 0, slot_of, inner_cr, outside: 0, max_fields, framing }
     }
 
-    /// Counts an entry that the caller keeps; several are one.
-    pub(crate) fn count_outside(&mut self) {
-        self.outside = 1;
-    }
-
-    /// True if there were more fields than allowed.
+    /// True if there were more fields than allowed. What came behind was not
+    /// stored.
     pub(crate) fn is_overflown(&self) -> bool {
         self.headers.len() + self.outside > self.max_fields
     }
 
-    /// Adds a field; `name` in lower case.
-    pub(crate) fn add(&mut self, id: HeaderId, name: &[u8], value: &[u8]) {
-        if self.overflown {
-            return;
+    /// True if a joinable field was seen; by its slot.
+    pub(crate) fn has_seen(&self, slot: u32) -> bool {
+        self.seen & (1 << slot) != 0
+    }
+
+    /// Adds a request field. `host` is not stored: it is given back.
+    pub(crate) fn add_request<'a>(
+        &mut self,
+        field: &RawField<'a>,
+    ) -> Result<Option<Cow<'a, [u8]>>, Malformed> {
+        let staged = self.headers.stage(field.name);
+        if staged.id == HeaderId::Host {
+            self.headers.discard(staged);
+            self.outside = 1;
+            return Ok(Some(self.clean(field)));
         }
-        if let Some(slot) = (self.slot_of)(id, name) {
+        self.add(field, staged)?;
+        Ok(None)
+    }
+
+    /// Adds a response field.
+    pub(crate) fn add_response(&mut self, field: &RawField<'_>) -> Result<(), Malformed> {
+        let staged = self.headers.stage(field.name);
+        self.add(field, staged)
+    }
+
+    fn add(&mut self, field: &RawField<'_>, staged: Staged) -> Result<(), Malformed> {
+        match staged.id {
+            HeaderId::ContentLength => self.framing.add_length(field.value)?,
+            HeaderId::TransferEncoding => self.framing.add_coding(field.value),
+            _ => {}
+        }
+        if self.headers.len() > self.max_fields {
+            self.headers.discard(staged);
+            return Ok(());
+        }
+        if let Some(slot) = (self.slot_of)(staged.id, self.headers.staged_name(&staged)) {
             let bit = 1u64 << slot;
             if self.seen & bit != 0 {
-                let first = self.headers.iter().position(|f| f.name == name);
-                self.headers.append_at(first.unwrap_or(usize::MAX), value);
-                return;
+                self.join(field, staged);
+                return Ok(());
             }
             self.seen |= bit;
         }
-        self.headers.push_known(id, name, value);
-        self.overflown = self.headers.len() > self.max_fields;
+        let value = self.clean(field);
+        self.headers.commit(staged, &value);
+        Ok(())
     }
+
+    fn join(&mut self, field: &RawField<'_>, staged: Staged) {
+        let name = self.headers.staged_name(&staged);
+        let first = self.headers.iter().position(|f| f.name == name);
+        self.headers.discard(staged);
+        self.headers.append_at(first.unwrap_or(usize::MAX), &self.clean(field));
+    }
+
+    fn clean<'a>(&self, field: &RawField<'a>) -> Cow<'a, [u8]> {
+        if self.inner_cr || field.folded {
+            without_line_ends(field.value)
+        } else {
+            Cow::Borrowed(field.value)
+        }
+    }
+}
+
+/// Slots that the codec itself asks for; the same for requests and responses.
+pub(crate) mod slot {
+    pub(crate) const CONNECTION: u32 = 0;
+    pub(crate) const PROXY_CONNECTION: u32 = 1;
+    pub(crate) const TRANSFER_ENCODING: u32 = 2;
+    pub(crate) const UPGRADE: u32 = 3;
+    pub(crate) const EXPECT: u32 = 4;
 }
 
 /// The slot of a request field that Envoy joins when it is repeated.
 pub(crate) fn request_join_slot(id: HeaderId, name: &[u8]) -> Option<u32> {
     Some(match id {
-        HeaderId::Accept => 0,
-        HeaderId::Connection => 1,
-        HeaderId::ContentType => 2,
-        HeaderId::Expect => 3,
-        HeaderId::GrpcTimeout => 4,
-        HeaderId::KeepAlive => 5,
-        HeaderId::ProxyConnection => 6,
-        HeaderId::Te => 7,
-        HeaderId::TransferEncoding => 8,
-        HeaderId::Upgrade => 9,
+        HeaderId::Connection => slot::CONNECTION,
+        HeaderId::ProxyConnection => slot::PROXY_CONNECTION,
+        HeaderId::TransferEncoding => slot::TRANSFER_ENCODING,
+        HeaderId::Upgrade => slot::UPGRADE,
+        HeaderId::Expect => slot::EXPECT,
+        HeaderId::Accept => 5,
+        HeaderId::ContentType => 6,
+        HeaderId::GrpcTimeout => 7,
+        HeaderId::KeepAlive => 8,
+        HeaderId::Te => 9,
         HeaderId::UserAgent => 10,
         HeaderId::Via => 11,
         HeaderId::XForwardedFor => 12,
@@ -234,16 +296,16 @@ pub(crate) fn request_join_slot(id: HeaderId, name: &[u8]) -> Option<u32> {
 /// The slot of a response field that Envoy joins when it is repeated.
 pub(crate) fn response_join_slot(id: HeaderId, name: &[u8]) -> Option<u32> {
     Some(match id {
-        HeaderId::Connection => 0,
-        HeaderId::ContentType => 1,
-        HeaderId::Date => 2,
-        HeaderId::GrpcMessage => 3,
-        HeaderId::GrpcStatus => 4,
-        HeaderId::KeepAlive => 5,
-        HeaderId::ProxyConnection => 6,
-        HeaderId::Server => 7,
-        HeaderId::TransferEncoding => 8,
-        HeaderId::Upgrade => 9,
+        HeaderId::Connection => slot::CONNECTION,
+        HeaderId::ProxyConnection => slot::PROXY_CONNECTION,
+        HeaderId::TransferEncoding => slot::TRANSFER_ENCODING,
+        HeaderId::Upgrade => slot::UPGRADE,
+        HeaderId::ContentType => 4,
+        HeaderId::Date => 5,
+        HeaderId::GrpcMessage => 6,
+        HeaderId::GrpcStatus => 7,
+        HeaderId::KeepAlive => 8,
+        HeaderId::Server => 9,
         HeaderId::Via => 10,
         HeaderId::XEnvoyRatelimited => 11,
         HeaderId::XEnvoyUpstreamServiceTime => 12,
