@@ -6,6 +6,8 @@
 //! allocates nothing. Names are lower case (what Envoy forwards on HTTP/1 and
 //! what HTTP/2 requires); values are raw bytes without surrounding blanks.
 
+use std::ops::Range;
+
 use smallvec::SmallVec;
 
 /// Fields that the proxy itself looks at, so that a head is searched by one
@@ -105,19 +107,18 @@ impl Span {
     }
 }
 
+impl From<Range<usize>> for Span {
+    fn from(range: Range<usize>) -> Self {
+        let start = u32::try_from(range.start).unwrap_or(u32::MAX);
+        Self { start, len: u32::try_from(range.len()).unwrap_or(0) }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Field {
     name: Span,
     value: Span,
     id: HeaderId,
-}
-
-/// A name that is stored and not yet a field.
-#[derive(Debug)]
-pub(crate) struct Staged {
-    name: Span,
-    /// The tag of the name.
-    pub(crate) id: HeaderId,
 }
 
 /// One header field as seen by a reader.
@@ -180,30 +181,28 @@ impl Headers {
         self.fields.push(Field { name, value, id });
     }
 
-    /// Stores a name in lower case, for a field to be added by
-    /// [`Headers::commit`] or given up by [`Headers::discard`], whichever is the
-    /// next call: a parser looks at the name before it knows what to do with it.
-    pub(crate) fn stage(&mut self, name: &[u8]) -> Staged {
-        let name = self.store(name);
-        let from = name.start as usize;
-        self.buf[from..].make_ascii_lowercase();
-        Staged { name, id: HeaderId::of(&self.buf[from..]) }
+    /// Copies a block of bytes of which parts become fields by
+    /// [`Headers::push_part`]; says where it begins in the buffer. One copy for a
+    /// whole message instead of two for each field.
+    pub(crate) fn adopt(&mut self, block: &[u8]) -> usize {
+        self.store(block).start as usize
     }
 
-    /// The lower-case name of a staged field.
-    pub(crate) fn staged_name(&self, staged: &Staged) -> &[u8] {
-        staged.name.of(&self.buf)
+    /// Turns a part of the buffer into lower case and gives its tag.
+    pub(crate) fn lower_part(&mut self, part: Range<usize>) -> HeaderId {
+        self.buf[part.clone()].make_ascii_lowercase();
+        HeaderId::of(&self.buf[part])
     }
 
-    /// Appends a staged field.
-    pub(crate) fn commit(&mut self, staged: Staged, value: &[u8]) {
-        let value = self.store(value);
-        self.fields.push(Field { name: staged.name, value, id: staged.id });
+    /// A part of the buffer.
+    pub(crate) fn part(&self, part: Range<usize>) -> &[u8] {
+        &self.buf[part]
     }
 
-    /// Gives up a staged field.
-    pub(crate) fn discard(&mut self, staged: Staged) {
-        self.buf.truncate(staged.name.start as usize);
+    /// Appends a field whose name, in lower case, and value are parts of the
+    /// buffer.
+    pub(crate) fn push_part(&mut self, id: HeaderId, name: Range<usize>, value: Range<usize>) {
+        self.fields.push(Field { name: Span::from(name), value: Span::from(value), id });
     }
 
     /// All fields in order.

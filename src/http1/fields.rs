@@ -1,19 +1,19 @@
 //! Field lines: syntax, obs-fold, joining of repeated standard fields.
 
-use std::borrow::Cow;
+use std::ops::Range;
 
-use crate::headers::{HeaderId, Headers, Staged};
+use crate::headers::{HeaderId, Headers};
 
 /// A block of field lines is malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed;
 
-/// One field as it stands in the message.
-pub(crate) struct RawField<'a> {
+/// One field as it stands in a block of lines; parts are given as ranges of it.
+pub(crate) struct RawField {
     /// Not empty, only token characters; case as received.
-    pub(crate) name: &'a [u8],
+    pub(crate) name: Range<usize>,
     /// Without surrounding blanks; may contain CR and, if `folded`, LF.
-    pub(crate) value: &'a [u8],
+    pub(crate) value: Range<usize>,
     /// Several lines.
     pub(crate) folded: bool,
 }
@@ -42,14 +42,14 @@ static TOKEN: [bool; 256] = {
     table
 };
 
-/// Walks the field lines of `block`, whose lines end at `ends` (offsets behind
-/// each LF); the last line is the empty one. Calls `each` for every field;
-/// lines that begin with a blank continue the one before.
-pub(crate) fn walk<'a>(
-    block: &'a [u8],
+/// Walks the field lines of `block` from `start` on, which end at `ends`
+/// (offsets behind each LF); the last line is the empty one. Calls `each` for
+/// every field; lines that begin with a blank continue the one before.
+pub(crate) fn walk(
+    block: &[u8],
     start: usize,
     ends: &[u32],
-    mut each: impl FnMut(RawField<'a>) -> Result<(), Malformed>,
+    mut each: impl FnMut(RawField) -> Result<(), Malformed>,
 ) -> Result<(), Malformed> {
     let Some((_, lines)) = ends.split_last() else {
         return Ok(());
@@ -58,8 +58,8 @@ pub(crate) fn walk<'a>(
     let mut index = 0;
     while index < lines.len() {
         let mut to = lines[index] as usize;
-        index += 1;
         let mut folded = false;
+        index += 1;
         while index < lines.len() {
             match block[to] {
                 b' ' | b'\t' => {
@@ -71,27 +71,28 @@ pub(crate) fn walk<'a>(
             }
             index += 1;
         }
-        let mut field = split_field(&block[from..to])?;
-        field.folded = folded;
-        each(field)?;
+        let line = &block[from..to];
+        let colon = line.iter().position(|&b| !TOKEN[b as usize]).ok_or(Malformed)?;
+        if colon == 0 || line[colon] != b':' {
+            return Err(Malformed);
+        }
+        let value = trim(block, from + colon + 1..to);
+        each(RawField { name: from..from + colon, value, folded })?;
         from = to;
     }
     Ok(())
 }
 
-fn split_field(line: &[u8]) -> Result<RawField<'_>, Malformed> {
-    let colon = line.iter().position(|&b| !TOKEN[b as usize]).ok_or(Malformed)?;
-    if colon == 0 || line[colon] != b':' {
-        return Err(Malformed);
+/// `range` of `block` without leading and trailing bytes up to a blank.
+fn trim(block: &[u8], range: Range<usize>) -> Range<usize> {
+    let Range { mut start, mut end } = range;
+    while start < end && block[start] <= b' ' {
+        start += 1;
     }
-    Ok(RawField { name: &line[..colon], value: trim(&line[colon + 1..]), folded: false })
-}
-
-/// Without leading and trailing bytes up to a blank.
-pub(crate) fn trim(value: &[u8]) -> &[u8] {
-    let from = value.iter().position(|&b| b > b' ').unwrap_or(value.len());
-    let to = value.iter().rposition(|&b| b > b' ').map_or(from, |last| last + 1);
-    &value[from..to]
+    while end > start && block[end - 1] <= b' ' {
+        end -= 1;
+    }
+    start..end
 }
 
 /// Without leading and trailing spaces and tabs.
@@ -112,10 +113,7 @@ pub(crate) fn has_token(value: &[u8], token: &[u8]) -> bool {
 }
 
 /// `value` without CR and LF.
-pub(crate) fn without_line_ends(value: &[u8]) -> Cow<'_, [u8]> {
-    if memchr::memchr2(b'\r', b'\n', value).is_none() {
-        return Cow::Borrowed(value);
-    }
+pub(crate) fn without_line_ends(value: &[u8]) -> Vec<u8> {
     value.iter().copied().filter(|&b| b != b'\r' && b != b'\n').collect()
 }
 
@@ -133,6 +131,8 @@ pub(crate) fn parse_length(value: &[u8]) -> Option<u64> {
 /// Adds fields to a head, joining those that Envoy joins, and counts.
 pub(crate) struct Collector<'h> {
     headers: &'h mut Headers,
+    /// Where the block of lines was copied to.
+    base: usize,
     /// Which joinable names were seen, one bit for each slot.
     seen: u64,
     slot_of: fn(HeaderId, &[u8]) -> Option<u32>,
@@ -146,14 +146,17 @@ pub(crate) struct Collector<'h> {
 }
 
 impl<'h> Collector<'h> {
+    /// For the fields of `block`.
     pub(crate) fn new(
         headers: &'h mut Headers,
+        block: &[u8],
         slot_of: fn(HeaderId, &[u8]) -> Option<u32>,
         inner_cr: bool,
         max_fields: usize,
     ) -> Self {
+        let base = headers.adopt(block);
         let framing = Framing::default();
-        Self { headers, seen: 0, slot_of, inner_cr, outside: 0, max_fields, framing }
+        Self { headers, base, seen: 0, slot_of, inner_cr, outside: 0, max_fields, framing }
     }
 
     /// True if there were more fields than allowed. What came behind was not
@@ -167,63 +170,62 @@ impl<'h> Collector<'h> {
         self.seen & (1 << slot) != 0
     }
 
-    /// Adds a request field. `host` is not stored: it is given back.
-    pub(crate) fn add_request<'a>(
-        &mut self,
-        field: &RawField<'a>,
-    ) -> Result<Option<Cow<'a, [u8]>>, Malformed> {
-        let staged = self.headers.stage(field.name);
-        if staged.id == HeaderId::Host {
-            self.headers.discard(staged);
+    /// Adds a request field; false if it is `host`, which is counted only.
+    pub(crate) fn add_request(&mut self, field: RawField) -> Result<bool, Malformed> {
+        let field = self.moved(field);
+        let id = self.headers.lower_part(field.name.clone());
+        if id == HeaderId::Host {
             self.outside = 1;
-            return Ok(Some(self.clean(field)));
+            return Ok(false);
         }
-        self.add(field, staged)?;
-        Ok(None)
+        self.add(id, field)?;
+        Ok(true)
     }
 
     /// Adds a response field.
-    pub(crate) fn add_response(&mut self, field: &RawField<'_>) -> Result<(), Malformed> {
-        let staged = self.headers.stage(field.name);
-        self.add(field, staged)
+    pub(crate) fn add_response(&mut self, field: RawField) -> Result<(), Malformed> {
+        let field = self.moved(field);
+        let id = self.headers.lower_part(field.name.clone());
+        self.add(id, field)
     }
 
-    fn add(&mut self, field: &RawField<'_>, staged: Staged) -> Result<(), Malformed> {
-        match staged.id {
-            HeaderId::ContentLength => self.framing.add_length(field.value)?,
-            HeaderId::TransferEncoding => self.framing.add_coding(field.value),
+    /// The same field in the copy.
+    fn moved(&self, field: RawField) -> RawField {
+        let at = |part: Range<usize>| part.start + self.base..part.end + self.base;
+        RawField { name: at(field.name), value: at(field.value), folded: field.folded }
+    }
+
+    fn add(&mut self, id: HeaderId, field: RawField) -> Result<(), Malformed> {
+        let raw = self.headers.part(field.value.clone());
+        match id {
+            HeaderId::ContentLength => self.framing.add_length(raw)?,
+            HeaderId::TransferEncoding => self.framing.add_coding(raw),
             _ => {}
         }
         if self.headers.len() > self.max_fields {
-            self.headers.discard(staged);
             return Ok(());
         }
-        if let Some(slot) = (self.slot_of)(staged.id, self.headers.staged_name(&staged)) {
+        let odd = (self.inner_cr || field.folded).then(|| without_line_ends(raw));
+        let name = self.headers.part(field.name.clone());
+        if let Some(slot) = (self.slot_of)(id, name) {
             let bit = 1u64 << slot;
             if self.seen & bit != 0 {
-                self.join(field, staged);
+                let first = self.headers.iter().position(|f| f.name == name);
+                let value = odd.unwrap_or_else(|| raw.to_vec());
+                self.headers.append_at(first.unwrap_or(usize::MAX), &value);
                 return Ok(());
             }
             self.seen |= bit;
         }
-        let value = self.clean(field);
-        self.headers.commit(staged, &value);
+        let value = match odd {
+            Some(value) => {
+                let start = self.headers.adopt(&value);
+                start..start + value.len()
+            }
+            None => field.value,
+        };
+        self.headers.push_part(id, field.name, value);
         Ok(())
-    }
-
-    fn join(&mut self, field: &RawField<'_>, staged: Staged) {
-        let name = self.headers.staged_name(&staged);
-        let first = self.headers.iter().position(|f| f.name == name);
-        self.headers.discard(staged);
-        self.headers.append_at(first.unwrap_or(usize::MAX), &self.clean(field));
-    }
-
-    fn clean<'a>(&self, field: &RawField<'a>) -> Cow<'a, [u8]> {
-        if self.inner_cr || field.folded {
-            without_line_ends(field.value)
-        } else {
-            Cow::Borrowed(field.value)
-        }
     }
 }
 

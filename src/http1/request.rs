@@ -1,6 +1,6 @@
 //! Request heads from clients.
 
-use std::borrow::Cow;
+use std::ops::Range;
 
 use smallvec::SmallVec;
 
@@ -153,10 +153,14 @@ impl Parser {
     ) -> Result<Seen, HeadError> {
         let (first, rest) = self.scanner.ends().split_first().ok_or(HeadError::Syntax)?;
         let slot_of = fields::request_join_slot;
-        let mut hosts: SmallVec<[Cow<'_, [u8]>; 2]> = SmallVec::new();
-        let mut collector = Collector::new(&mut head.headers, slot_of, inner_cr, limits.max_fields);
+        let mut hosts: SmallVec<[Range<usize>; 2]> = SmallVec::new();
+        let mut collector =
+            Collector::new(&mut head.headers, block, slot_of, inner_cr, limits.max_fields);
         fields::walk(block, *first as usize, rest, |field| {
-            hosts.extend(collector.add_request(&field)?);
+            let value = field.value.clone();
+            if !collector.add_request(field)? {
+                hosts.push(value);
+            }
             Ok(())
         })
         .map_err(|Malformed| HeadError::Syntax)?;
@@ -176,7 +180,12 @@ impl Parser {
             expect: collector.has_seen(slot::EXPECT),
         };
         for value in hosts {
-            head.append_authority(&value);
+            let value = &block[value];
+            if memchr::memchr2(b'\r', b'\n', value).is_none() {
+                head.append_authority(value);
+            } else {
+                head.append_authority(&fields::without_line_ends(value));
+            }
         }
         Ok(seen)
     }

@@ -114,8 +114,9 @@ impl Parser {
     ) -> Result<Framing, ResponseError> {
         let (first, rest) = self.scanner.ends().split_first().ok_or(ResponseError::Syntax)?;
         let slot_of = fields::response_join_slot;
-        let mut collector = Collector::new(&mut head.headers, slot_of, inner_cr, limits.max_fields);
-        fields::walk(block, *first as usize, rest, |field| collector.add_response(&field))
+        let mut collector =
+            Collector::new(&mut head.headers, block, slot_of, inner_cr, limits.max_fields);
+        fields::walk(block, *first as usize, rest, |field| collector.add_response(field))
             .map_err(|Malformed| ResponseError::Syntax)?;
         if collector.is_overflown() {
             return Err(ResponseError::TooManyFields);
