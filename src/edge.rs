@@ -259,7 +259,8 @@ mod tests {
 
     #[test]
     fn transport_names_the_proto_unless_the_client_did() {
-        let mut head = RequestHead { scheme: Scheme::Https, ..RequestHead::default() };
+        let mut head = RequestHead::default();
+        head.scheme = Scheme::Https;
         to_upstream(&mut head);
         to_upstream(&mut head);
         assert_eq!(values(&head, b"x-forwarded-proto"), [b"https"]);
