@@ -151,7 +151,8 @@ impl<D: Downstream> Stream<'_, D> {
         {
             self.connection.shard().lua_errors.inc();
         }
-        let Some(chosen) = self.choose(listener) else {
+        let routable = edge::is_routable(self.head) && !self.head.path().is_empty();
+        let Some(chosen) = self.choose(listener).filter(|_| routable) else {
             self.connection.shard().no_route.inc();
             self.record.flags.set(ResponseFlag::NoRoute);
             return self.no_route().await;
