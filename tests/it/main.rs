@@ -5,3 +5,4 @@
 mod golden_client;
 mod golden_scheduler;
 mod reconnect;
+mod scale;
