@@ -1,5 +1,7 @@
 //! What is understood, and what is refused by name.
 
+#![allow(clippy::unwrap_used, clippy::type_complexity)] // a failed unwrap is a failed test
+
 use std::time::Duration;
 
 use bytes::Bytes;
