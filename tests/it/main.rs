@@ -5,4 +5,6 @@
 mod golden_client;
 mod golden_scheduler;
 mod reconnect;
+mod rolls;
 mod scale;
+mod scheduler_tls;
