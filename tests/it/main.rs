@@ -8,3 +8,6 @@ mod demo_stream;
 mod golden_client;
 mod golden_scheduler;
 mod reconnect;
+mod rolls;
+mod scale;
+mod scheduler_tls;

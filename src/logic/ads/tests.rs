@@ -2,6 +2,8 @@
 //! scheduler): whatever is lost, delayed or refused, the client ends with the
 //! server's state.
 
+#![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use proptest::prelude::*;

@@ -225,12 +225,14 @@ impl<'a> Session<'a> {
         let mut inherited = Vec::new();
         if let Some(policy) = &host.retry_policy {
             self.inherited.retry = Some(self.retry(policy).at("retry_policy")?);
-            inherited.extend(policy.encode_to_vec());
+            inherited.push(b'r');
+            inherited.extend(policy.encode_length_delimited_to_vec());
         }
         if !host.request_mirror_policies.is_empty() {
             self.inherited.mirrors.clone_from(&host.request_mirror_policies);
         }
         for mirror in &self.inherited.mirrors {
+            inherited.push(b'm');
             inherited.extend(mirror.encode_length_delimited_to_vec());
         }
         Ok(if inherited.is_empty() { 0 } else { xxh3_64(&inherited) })

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hashbrown::{HashMap, HashSet};
-use xxhash_rust::xxh3::xxh3_128;
 
 use super::Store;
 use crate::logic::ads::ResourceType;
@@ -15,7 +14,6 @@ use crate::xds::update::Resource;
 #[derive(Debug)]
 struct ClusterState {
     slot: Arc<ClusterSlot>,
-    digest: u128,
     /// What the slot holds.
     active: Option<Arc<Cluster>>,
     /// What replaces it once it is warm.
@@ -55,10 +53,8 @@ impl ClusterStates {
 
 impl Store {
     pub(super) fn take_cluster(&mut self, resource: Resource) -> Result<(), String> {
-        let digest = xxh3_128(&resource.value);
         let name = ClusterName::from(&*resource.name);
-        let known = self.clusters.by_name.get(&name);
-        if known.is_none_or(|state| state.digest != digest) {
+        if !self.is_held(ResourceType::Cluster, &resource) {
             let decoded = decode::cluster(&resource.value).map_err(|e| e.to_string())?;
             if decoded.name != resource.name {
                 return Err(format!("the message's name is '{}' [name]", decoded.name));
@@ -75,22 +71,21 @@ impl Store {
                 limits: decoded.limits,
                 added_via_api: true,
             });
-            self.place(name.clone(), cluster, digest);
+            self.place(name.clone(), cluster);
         }
         self.clusters.leaving.remove(&name);
         self.keep_raw(ResourceType::Cluster, resource);
         Ok(())
     }
 
-    fn place(&mut self, name: ClusterName, cluster: Arc<Cluster>, digest: u128) {
+    fn place(&mut self, name: ClusterName, cluster: Arc<Cluster>) {
         let stats = &self.plane.stats.control;
         let slots = &self.plane.clusters;
         let state = self.clusters.by_name.entry(name.clone()).or_insert_with_key(|name| {
             stats.cluster_added.inc();
-            ClusterState { slot: slots.slot(name.as_str()), digest: 0, active: None, warming: None }
+            ClusterState { slot: slots.slot(name.as_str()), active: None, warming: None }
         });
         let is_new = state.active.is_none() && state.warming.is_none();
-        state.digest = digest;
         if state.active.as_ref().is_some_and(|held| is_same(held, &cluster)) {
             // Back to what serves, or the same endpoints in another order.
             state.warming = None;

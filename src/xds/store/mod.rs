@@ -380,6 +380,13 @@ impl Store {
         });
     }
 
+    /// True if exactly these bytes were accepted under this name.
+    fn is_held(&self, kind: ResourceType, resource: &Resource) -> bool {
+        let resources = self.plane.resources.read().unwrap_or_else(PoisonError::into_inner);
+        let held = resource_set(&resources, kind).by_name.get(&resource.name);
+        held.is_some_and(|held| held.value == resource.value)
+    }
+
     fn keep_raw(&self, kind: ResourceType, resource: Resource) {
         let raw = RawResource {
             version: resource.version,

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hashbrown::HashSet;
-use xxhash_rust::xxh3::xxh3_128;
 
 use super::Store;
 use super::clusters::ClusterStates;
@@ -16,7 +15,6 @@ use crate::xds::update::Resource;
 
 #[derive(Debug, Default)]
 struct TableState {
-    digest: u128,
     /// Compiled routes of the last accepted table by fingerprint.
     cache: RouteCache,
     /// In force.
@@ -67,16 +65,14 @@ impl Tables {
 
 impl Store {
     pub(super) fn take_table(&mut self, resource: Resource, now: Instant) -> Result<(), String> {
-        let digest = xxh3_128(&resource.value);
-        let state = self.tables.by_name.entry(resource.name.clone()).or_default();
-        if state.digest != digest {
+        if !self.is_held(ResourceType::Route, &resource) {
+            let state = self.tables.by_name.entry(resource.name.clone()).or_default();
             let cx = RouteContext { clusters: &self.plane.clusters, rewrite: self.options.rewrite };
             let decoded = decode::table(&resource.value, &cx, &state.cache);
             let (table, cache) = decoded.map_err(|e| e.to_string())?;
             if table.name != resource.name {
                 return Err(format!("the message's name is '{}' [name]", table.name));
             }
-            state.digest = digest;
             state.cache = cache;
             let deadline = match &state.waiting {
                 Some((_, deadline)) => *deadline,

@@ -1,5 +1,7 @@
 //! What is served while resources come, warm, change and go.
 
+#![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
+
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -476,4 +478,87 @@ fn changes_are_saved_together_after_a_moment() {
     assert_eq!(*saved.lock().unwrap(), [3]);
     bench.after(SAVE_DELAY);
     assert_eq!(*saved.lock().unwrap(), [3]);
+}
+
+mod whatever_the_order {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Cluster(u8, u8),
+        Remove(u8),
+        Table(Vec<u8>),
+        Resolve(u8),
+        Wait(u16),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            3 => (0..5_u8, 0..4_u8).prop_map(|(c, h)| Step::Cluster(c, h)),
+            2 => (0..5_u8).prop_map(Step::Remove),
+            3 => prop::collection::vec(0..5_u8, 1..4).prop_map(Step::Table),
+            2 => (0..4_u8).prop_map(Step::Resolve),
+            1 => (0..900_u16).prop_map(Step::Wait),
+        ]
+    }
+
+    fn take(bench: &mut Bench, step: &Step) {
+        let name = |c: u8| format!("c{c}");
+        match step {
+            Step::Cluster(c, h) => {
+                bench.clusters(vec![cluster(&name(*c), &[&format!("host-{h}")])]);
+            }
+            Step::Remove(c) => {
+                bench.remove(ResourceType::Cluster, &[&name(*c)]);
+            }
+            Step::Table(targets) => {
+                let names: Vec<_> = targets.iter().map(|c| name(*c)).collect();
+                let targets: Vec<_> = names.iter().map(|n| (&**n, 1)).collect();
+                bench.routes(vec![table("t", &targets)]);
+            }
+            Step::Resolve(h) => {
+                resolve(bench, &format!("host-{h}"));
+                bench.after(Duration::ZERO);
+            }
+            Step::Wait(ms) => {
+                bench.after(Duration::from_millis((*ms).into()));
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// As long as nothing exceeds its bound (a table's wait, a removed
+        /// cluster's grace), a target that was routable stays routable while
+        /// its table is in force, and so does a target that the control plane
+        /// had told of before the table.
+        #[test]
+        fn a_published_target_stays_routable(steps in prop::collection::vec(step(), 1..60)) {
+            let ages = Duration::from_secs(3600);
+            let mut bench = Bench::live(StoreOptions {
+                route_wait: ages,
+                removed_cluster_grace: ages,
+                ..StoreOptions::default()
+            });
+            let mut routable = std::collections::BTreeSet::new();
+            let mut version = 0;
+            for step in &steps {
+                let known = bench.store.versions(ResourceType::Cluster);
+                take(&mut bench, step);
+                let published = bench.plane.snapshot.load().version;
+                for target in bench.targets() {
+                    let is_routable = bench.is_routable(&target);
+                    if published != version && matches!(step, Step::Table(_) | Step::Resolve(_)) {
+                        prop_assert!(is_routable || !known.contains_key(&target), "{target} at {step:?}");
+                    }
+                    prop_assert!(is_routable || !routable.contains(&target), "{target} lost at {step:?}");
+                }
+                version = published;
+                routable = bench.targets().into_iter().filter(|t| bench.is_routable(t)).collect();
+            }
+        }
+    }
 }
