@@ -198,7 +198,6 @@ impl State {
     }
 
     /// What is loaded, for people.
-    #[must_use]
     pub fn models(&self) -> impl Iterator<Item = (&Model, u32)> {
         self.models.values().map(|(model, version)| (model, *version))
     }
@@ -266,18 +265,21 @@ impl State {
 
     /// With a default it is two pushes: the default's own name first.
     fn start_experiment(&mut self, experiment: Experiment) -> Vec<Push> {
+        let pushed = experiment.clone();
         let known = self.experiments.iter().position(|e| e.name == experiment.name);
-        let before = known.map(|at| self.experiments[at].clone());
-        match known {
-            Some(at) => self.experiments[at] = experiment.clone(),
-            None => self.experiments.push(experiment.clone()),
-        }
+        let before = match known {
+            Some(at) => Some(std::mem::replace(&mut self.experiments[at], experiment)),
+            None => {
+                self.experiments.push(experiment);
+                None
+            }
+        };
         if let Some(before) = before
-            && before.default != experiment.default
+            && before.default != pushed.default
         {
             self.restore_default(&before);
         }
-        self.push_experiment(&experiment)
+        self.push_experiment(&pushed)
     }
 
     fn push_experiment(&mut self, experiment: &Experiment) -> Vec<Push> {
