@@ -240,6 +240,12 @@ fn check(scheduler: &SchedulerHandle, experiment: &Experiment) -> Result<(), Ref
         return Err(Refusal::bad(&format!("default: {default} is not a candidate")));
     }
     scheduler.with_state(|state| {
+        let others = || state.experiments().iter().filter(|e| e.name != experiment.name);
+        if default.is_some()
+            && let Some(other) = others().find(|e| e.kind == *kind && e.default == *default)
+        {
+            return Err(Refusal::bad(&format!("default: taken by experiment {}", other.name)));
+        }
         for (name, _) in candidates.iter().chain(mirror) {
             let known = match kind {
                 ExperimentKind::Model => state.model(name).is_some(),

@@ -4,5 +4,6 @@
 
 mod demo_models;
 mod demo_scheduler;
+mod demo_state;
 mod demo_stream;
 mod golden_scheduler;
