@@ -4,6 +4,7 @@
 
 mod demo_models;
 mod demo_scheduler;
+mod demo_state;
 mod demo_stream;
 mod golden_client;
 mod golden_scheduler;

@@ -1,10 +1,9 @@
 //! The scheduler at a port: a thread of its own, gRPC in front of the state.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::{
@@ -13,21 +12,18 @@ use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service
 use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
-use envoy_types::pb::google::rpc::Status as RpcStatus;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::cache::{Caches, Push};
+use super::cache::Push;
+use super::hub::{Connected, Hub, Inner};
 use super::state::{Operation, State};
-use super::stream::{DeltaStream, SotwStream, TypeUrlMissing};
+use super::stream::{DeltaStream, SotwStream};
 use crate::demo::listen;
 use crate::seldon::ListenerOptions;
-
-/// NACKs that are remembered, oldest first; enough to see what went wrong.
-const REMEMBERED_NACKS: usize = 100;
 
 /// How to start a scheduler.
 #[derive(Clone, Debug)]
@@ -249,211 +245,6 @@ async fn serve(listener: TcpListener, service: Service) -> Result<(), tonic::tra
         })
     });
     tonic::transport::Server::builder().add_service(ads).serve_with_incoming(incoming).await
-}
-
-#[derive(Debug)]
-struct Hub {
-    inner: Mutex<Inner>,
-    /// Something came in or went out.
-    changed: Condvar,
-    /// The same for those who must not block.
-    changed_async: Notify,
-    batch: Duration,
-}
-
-#[derive(Debug)]
-struct Inner {
-    state: State,
-    caches: Caches,
-    streams: BTreeMap<u64, Connected>,
-    next_stream: u64,
-    /// A batch window runs.
-    batching: bool,
-    /// All NACKs, oldest first.
-    nacks: Vec<String>,
-    /// NACKs of the last response by stream and type.
-    refused: BTreeMap<(u64, String), String>,
-}
-
-/// A stream and the way to its client. The queues are as short as the protocol:
-/// one response of a type at a time.
-#[derive(Debug)]
-enum Connected {
-    Delta(DeltaStream, mpsc::UnboundedSender<Result<DeltaDiscoveryResponse, Status>>),
-    Sotw(SotwStream, mpsc::UnboundedSender<Result<DiscoveryResponse, Status>>),
-}
-
-impl Hub {
-    fn new(options: &SchedulerOptions, operations: Vec<Operation>) -> Self {
-        let (mut state, mut pushes) = State::new(&options.listeners);
-        for operation in operations {
-            pushes.extend(state.apply(operation));
-        }
-        while state.is_waiting() {
-            pushes.extend(state.flush());
-        }
-        let mut caches = Caches::new(options.node.clone());
-        for push in pushes {
-            caches.apply(push);
-        }
-        let inner = Inner {
-            state,
-            caches,
-            streams: BTreeMap::new(),
-            next_stream: 0,
-            batching: false,
-            nacks: Vec::new(),
-            refused: BTreeMap::new(),
-        };
-        Self {
-            inner: Mutex::new(inner),
-            changed: Condvar::new(),
-            changed_async: Notify::new(),
-            batch: options.batch,
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn notify(&self) {
-        self.changed.notify_all();
-        self.changed_async.notify_waiters();
-    }
-
-    /// True if the caller is to start a batch window.
-    fn apply(&self, operation: Operation) -> bool {
-        let mut inner = self.lock();
-        let pushes = inner.state.apply(operation);
-        inner.push_all(pushes);
-        if self.batch.is_zero() {
-            while inner.state.is_waiting() {
-                let pushes = inner.state.flush();
-                inner.push_all(pushes);
-            }
-        }
-        self.notify();
-        let starts = inner.state.is_waiting() && !inner.batching;
-        inner.batching |= starts;
-        starts
-    }
-
-    /// The end of a batch window; true if the next one begins.
-    fn flush(&self) -> bool {
-        let mut inner = self.lock();
-        let pushes = inner.state.flush();
-        inner.push_all(pushes);
-        inner.batching = inner.state.is_waiting();
-        self.notify();
-        inner.batching
-    }
-
-    fn connect(&self, stream: Connected) -> u64 {
-        let mut inner = self.lock();
-        let id = inner.next_stream;
-        inner.next_stream += 1;
-        inner.streams.insert(id, stream);
-        self.notify();
-        id
-    }
-
-    fn disconnect(&self, id: u64) {
-        let mut inner = self.lock();
-        inner.streams.remove(&id);
-        inner.refused.retain(|(stream, _), _| *stream != id);
-        drop(inner);
-        self.notify();
-    }
-}
-
-impl Inner {
-    fn push_all(&mut self, pushes: Vec<Push>) {
-        for push in pushes {
-            self.push(push);
-        }
-    }
-
-    /// One step, and what the open watches say to it. A client that is gone is
-    /// noticed by the end of its requests, so a failed send needs no care.
-    fn push(&mut self, push: Push) {
-        self.caches.apply(push);
-        for stream in self.streams.values_mut() {
-            match stream {
-                Connected::Delta(stream, client) => {
-                    for response in stream.changed(&self.caches) {
-                        let _ = client.send(Ok(response));
-                    }
-                }
-                Connected::Sotw(stream, client) => {
-                    for response in stream.changed(&self.caches) {
-                        let _ = client.send(Ok(response));
-                    }
-                }
-            }
-        }
-    }
-
-    fn delta_request(&mut self, id: u64, request: DeltaDiscoveryRequest) {
-        let DeltaDiscoveryRequest { type_url, response_nonce, error_detail, .. } = &request;
-        self.note_answer(id, type_url, response_nonce, error_detail.as_ref());
-        let Some(Connected::Delta(stream, client)) = self.streams.get_mut(&id) else { return };
-        match stream.request(request, &self.caches) {
-            Ok(None) => {}
-            Ok(Some(response)) => {
-                let _ = client.send(Ok(response));
-            }
-            Err(error) => {
-                let _ = client.send(Err(invalid(error)));
-            }
-        }
-    }
-
-    fn sotw_request(&mut self, id: u64, request: DiscoveryRequest) {
-        let DiscoveryRequest { type_url, response_nonce, error_detail, .. } = &request;
-        self.note_answer(id, type_url, response_nonce, error_detail.as_ref());
-        let Some(Connected::Sotw(stream, client)) = self.streams.get_mut(&id) else { return };
-        match stream.request(request, &self.caches) {
-            Ok(None) => {}
-            Ok(Some(response)) => {
-                let _ = client.send(Ok(response));
-            }
-            Err(error) => {
-                let _ = client.send(Err(invalid(error)));
-            }
-        }
-    }
-
-    /// Remembers what an answer to a response says.
-    fn note_answer(&mut self, id: u64, type_url: &str, nonce: &str, refusal: Option<&RpcStatus>) {
-        let stream_and_type = (id, type_url.to_owned());
-        let Some(refusal) = refusal else {
-            if !nonce.is_empty() {
-                self.refused.remove(&stream_and_type);
-            }
-            return;
-        };
-        let message = &refusal.message;
-        tracing::warn!(type_url, message, "the proxy refused a response");
-        if self.nacks.len() == REMEMBERED_NACKS {
-            self.nacks.remove(0);
-        }
-        self.nacks.push(format!("{type_url}: {message}"));
-        self.refused.insert(stream_and_type, message.clone());
-    }
-
-    fn is_settled(&self) -> bool {
-        !self.streams.is_empty()
-            && !self.state.is_waiting()
-            && self.streams.values().all(|stream| match stream {
-                Connected::Delta(stream, _) => stream.is_settled(&self.caches),
-                Connected::Sotw(stream, _) => stream.is_settled(&self.caches),
-            })
-    }
-}
-
-fn invalid(error: TypeUrlMissing) -> Status {
-    Status::invalid_argument(error.to_string())
 }
 
 #[derive(Clone, Debug)]
