@@ -11,14 +11,16 @@ use envoy_types::pb::envoy::config::core::v3::{
     Address, address, api_config_source::ApiType, config_source::ConfigSourceSpecifier,
     grpc_service, socket_address::PortSpecifier,
 };
+use envoy_types::pb::envoy::config::listener::v3::Listener;
 use prost::Message;
 
-use super::fields::{self, ADS_CLUSTER_FIELDS, BOOTSTRAP_FIELDS};
-use super::proto_json::{At, Reader};
+use super::fields::{self, ADS_CLUSTER_FIELDS, BOOTSTRAP_FIELDS, UTILITY_FIELDS};
+use super::proto_json::{At, Reader, join};
 use super::settings::{AdsSettings, ConfigError, Notice, Problem, Settings, Source, XdsVariant};
 use super::yaml::{Kind, Node};
 use super::{bootstrap_ads, bootstrap_utility, descriptors};
-use crate::model::{RawResource, ResourceSet};
+use crate::model::{Clusters, RawResource, ResourceSet};
+use crate::xds::decode::{self, RouteCache, RouteContext, RouteSource};
 
 const TYPE: &str = "envoy.config.bootstrap.v3.Bootstrap";
 
@@ -42,6 +44,8 @@ pub(super) fn read(file: &str, root: &Node, allow_unknown: bool) -> Result<Setti
     let descriptor = descriptors::message(TYPE)
         .ok_or_else(|| Problem::new(file, "the descriptors have no Bootstrap"))?;
     let message = reader.message(&descriptor, root, "");
+    // The rest works on the message itself; the memory is worth more.
+    descriptors::release();
     if !reader.problems.is_empty() {
         return Err(problems(file, &reader.problems));
     }
@@ -183,10 +187,15 @@ impl Meaning<'_> {
                 admin_clusters.push(cluster.name.as_str());
             } else if cluster.name != ads_cluster {
                 let added = add(&mut settings.static_resources.clusters, &cluster.name, cluster);
+                let path = format!("static_resources.clusters[{i}]");
                 if !added {
-                    let path = format!("static_resources.clusters[{i}].name");
-                    self.problem(&path, format!("'{}' is there twice", cluster.name));
+                    self.problem(
+                        &format!("{path}.name"),
+                        format!("'{}' is there twice", cluster.name),
+                    );
                 }
+                let read = decode::cluster(&cluster.encode_to_vec().into());
+                self.decoded(&path, read.map(drop));
             }
         }
         for (i, listener) in resources.listeners.iter().enumerate() {
@@ -194,13 +203,19 @@ impl Meaning<'_> {
             if settings.utility.is_none()
                 && let Some(manager) = bootstrap_utility::manager(listener)
             {
+                if let Some(node) = find(self.root, &path) {
+                    self.notices.extend(fields::without_effect(node, &path, UTILITY_FIELDS));
+                }
                 settings.utility =
                     bootstrap_utility::read(self, listener, &manager, &admin_clusters, &path);
                 continue;
             }
             if listener.name.is_empty() {
                 self.problem(&format!("{path}.name"), "is missing");
-            } else if !add(&mut settings.static_resources.listeners, &listener.name, listener) {
+                continue;
+            }
+            self.decoded(&path, listener_and_table(listener));
+            if !add(&mut settings.static_resources.listeners, &listener.name, listener) {
                 self.problem(
                     &format!("{path}.name"),
                     format!("'{}' is there twice", listener.name),
@@ -209,6 +224,17 @@ impl Meaning<'_> {
         }
         for secret in &resources.secrets {
             add(&mut settings.static_resources.secrets, &secret.name, secret);
+        }
+    }
+
+    /// What the decoder of resources thinks of a static one.
+    fn decoded(&mut self, path: &str, result: Result<(), decode::Invalid>) {
+        if let Err(invalid) = result {
+            let path = match invalid.field.as_str() {
+                "" => path.to_owned(),
+                field => join(path, field),
+            };
+            self.problem(&path, invalid.reason);
         }
     }
 
@@ -221,6 +247,18 @@ impl Meaning<'_> {
         }
         found
     }
+}
+
+/// Reads a listener and, if it has one, its inline table, as the store will.
+fn listener_and_table(listener: &Listener) -> Result<(), decode::Invalid> {
+    let decoded = decode::listener(&listener.encode_to_vec().into())?;
+    if let RouteSource::Inline(table) = decoded.routes {
+        let clusters = Clusters::default();
+        let context = RouteContext { clusters: &clusters, rewrite: false };
+        decode::table(&table, &context, &RouteCache::default())
+            .map_err(|e| e.at("filter_chains[0].filters[0].typed_config.route_config"))?;
+    }
+    Ok(())
 }
 
 fn ads_cluster_name(bootstrap: &Bootstrap) -> Option<&str> {

@@ -130,8 +130,7 @@ fn positive(
 }
 
 fn tls(meaning: &mut Meaning<'_>, context: &UpstreamTlsContext, path: &str) -> Option<AdsTls> {
-    let mut tls =
-        AdsTls { sni: Some(context.sni.clone()).filter(|s| !s.is_empty()), ..AdsTls::default() };
+    let mut tls = AdsTls::default();
     let Some(common) = &context.common_tls_context else { return Some(tls) };
     let path = format!("{path}.common_tls_context");
     if !common.tls_certificate_sds_secret_configs.is_empty() {

@@ -52,7 +52,6 @@ fn files_of_tls_are_read_at_start() {
     assert_eq!(tls.trusted_ca.as_deref(), Some(&b"ca.crt"[..]));
     let client = tls.client.as_ref().unwrap();
     assert_eq!((&client.certificate[..], &client.key[..]), (&b"tls.crt"[..], &b"tls.key"[..]));
-    assert_eq!(tls.sni, None);
 }
 
 #[test]
@@ -182,23 +181,64 @@ fn what_has_no_effect_is_named() {
 }
 
 #[test]
+fn what_has_no_effect_deep_inside_is_named_too() {
+    let text = PLAIN
+        .replace("          http2_protocol_options:\n", "          http2_protocol_options:\n            max_concurrent_streams: 7\n")
+        .replace("          stat_prefix: util_endpoint_http\n", "          stat_prefix: util_endpoint_http\n          via: x\n          codec_type: AUTO\n")
+        .replace("              - match: { prefix: /stats }", "              - match: { prefix: /clusters }");
+    let notices: Vec<_> =
+        settings(&text).unwrap().notices.iter().map(ToString::to_string).collect();
+    let manager = "static_resources.listeners[0].filter_chains[0].filters[0].typed_config";
+    assert_eq!(
+        notices,
+        [
+            "b.yaml:40: static_resources.clusters[0].typed_extension_protocol_options[\"envoy.extensions.upstreams.http.v3.HttpProtocolOptions\"].explicit_http_config.http2_protocol_options.max_concurrent_streams: no effect here".to_owned(),
+            format!("b.yaml:70: {manager}.via: no effect here"),
+            format!("b.yaml:89: {manager}.route_config.virtual_hosts[0].routes[0]: no effect: the utility listener serves /ready, /stats and /metrics"),
+        ]
+    );
+}
+
+#[test]
 fn keepalive_never_annoys_the_scheduler() {
     let settings = settings(&PLAIN.replace("interval: 60s", "interval: 5s")).unwrap();
     assert_eq!(ads(&settings).keepalive_interval, Duration::from_secs(60));
     assert_eq!(settings.notices.len(), 1);
 }
 
+/// A static cluster and a listener with its table inline.
+fn with_static(cluster_type: &str, route: &str) -> String {
+    let listener = format!(
+        "  - name: l\n\
+        \x20   address: {{socket_address: {{address: 0.0.0.0, port_value: 8080}}}}\n\
+        \x20   filter_chains:\n    - filters:\n      - name: h\n        typed_config:\n\
+        \x20         \"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager\n\
+        \x20         stat_prefix: l\n\
+        \x20         http_filters: [{{name: r, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}}}]\n\
+        \x20         route_config: {{name: t, virtual_hosts: [{{name: v, domains: [\"*\"], routes: [{{match: {{prefix: /}}, {route}}}]}}]}}\n"
+    );
+    let cluster = format!(
+        "  - {{name: c, type: {cluster_type}, connect_timeout: 1s, load_assignment: {{cluster_name: c, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 80}}}}}}}}]}}]}}}}\n"
+    );
+    PLAIN.replace("  listeners:\n", &format!("{cluster}  listeners:\n{listener}"))
+}
+
 #[test]
 fn other_static_resources_are_handed_on() {
-    let text = PLAIN.replace(
-        "  listeners:\n",
-        "  - {name: c, type: STATIC, connect_timeout: 1s}\n  listeners:\n  - {name: l, address: {socket_address: {address: 0.0.0.0, port_value: 8080}}}\n",
-    );
-    let settings = settings(&text).unwrap();
+    let settings = settings(&with_static("STATIC", "route: {cluster: c}")).unwrap();
     let names = |set: &ResourceSet| set.by_name.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(&settings.static_resources.clusters), ["c"]);
     assert_eq!(names(&settings.static_resources.listeners), ["l"]);
     assert!(settings.utility.is_some());
+}
+
+#[test]
+fn static_resources_are_read_as_the_store_will() {
+    let error = settings(&with_static("EDS", "route: {cluster: c}")).unwrap_err();
+    assert!(error.starts_with("b.yaml:59: static_resources.clusters[2].type: "), "{error}");
+    let error = settings(&with_static("STATIC", "filter_action: {}")).unwrap_err();
+    let place = "static_resources.listeners[0].filter_chains[0].filters[0].typed_config.route_config.virtual_hosts[0].routes[0]";
+    assert!(error.starts_with(&format!("b.yaml:70: {place}")), "{error}");
 }
 
 #[test]

@@ -31,9 +31,9 @@ mod yaml;
 pub use cgroup::default_workers;
 pub use check::check;
 pub use environment::{Environment, VARIABLES, VariableSpec};
-pub use fields::{ADS_CLUSTER_FIELDS, BOOTSTRAP_FIELDS, FieldEffect, FieldSpec};
+pub use fields::{ADS_CLUSTER_FIELDS, BOOTSTRAP_FIELDS, FieldEffect, FieldSpec, UTILITY_FIELDS};
 pub use flags::{Command, DemoFlags, Flags, parse as parse_flags};
-pub use native::NativeFile;
+pub use native::{NativeFile, updates};
 pub use native_fields::{NATIVE_FIELDS, NativeField};
 pub use reference::reference;
 pub use settings::{

@@ -19,9 +19,11 @@ use super::native_read;
 use super::proto_json::{At, join};
 use super::settings::{ConfigError, Notice};
 use super::yaml::{Kind, Node};
+use crate::logic::ads::ResourceType;
 use crate::model::{RawResource, ResourceSet, Resources};
 use crate::seldon::listener::{AccessLogOptions, MIRROR_LISTENER};
 use crate::seldon::{Backend, Experiment, ExperimentKind, ListenerOptions, Mesh, Pipeline};
+use crate::xds::{Resource, Update};
 
 /// What a native file says.
 #[derive(Clone, Debug)]
@@ -90,6 +92,30 @@ impl NativeFile {
             secrets: ResourceSet::default(),
         }
     }
+}
+
+/// Resources as complete updates of the store, in the order in which it wants
+/// them (what a table names is there before the table). What a later call does
+/// not list is removed.
+#[must_use]
+pub fn updates(resources: Resources) -> Vec<Update> {
+    let Resources { clusters, listeners, routes, secrets } = resources;
+    let sets = [
+        (ResourceType::Secret, secrets),
+        (ResourceType::Cluster, clusters),
+        (ResourceType::Listener, listeners),
+        (ResourceType::Route, routes),
+    ];
+    let update = |(kind, set): (ResourceType, ResourceSet)| {
+        let resources = set.by_name.into_iter().map(|(name, raw)| Resource {
+            name,
+            version: raw.version,
+            value: raw.value,
+        });
+        let update = Update::complete(kind, resources.collect());
+        Update { version_info: set.version_info, ..update }
+    };
+    sets.into_iter().map(update).collect()
 }
 
 /// Resources with digests of their bytes as versions, so that what did not

@@ -294,6 +294,41 @@ proptest::proptest! {
 }
 
 #[test]
+fn the_decoder_understands_every_resource() {
+    use crate::xds::decode;
+    let file = parse(&with(
+        "kind: Experiment\nmetadata: {name: e}\nspec: {default: a, candidates: [{name: a, weight: 1}, {name: b, weight: 2}], mirror: {name: b, percent: 5}}\n---\n\
+         kind: Radiant\nspec: {tapPathPrefix: /t, accessLog: {}}\n",
+    ))
+    .unwrap();
+    for rewrite in [false, true] {
+        let updates = updates(file.resources(rewrite));
+        assert!(updates.iter().all(|u| u.complete));
+        let kinds: Vec<_> = updates.iter().map(|u| (u.kind, u.resources.len())).collect();
+        assert_eq!(
+            kinds,
+            [
+                (ResourceType::Secret, 0),
+                (ResourceType::Cluster, 6),
+                (ResourceType::Listener, 2),
+                (ResourceType::Route, 2)
+            ]
+        );
+        let clusters = crate::model::Clusters::default();
+        let context = decode::RouteContext { clusters: &clusters, rewrite };
+        for resource in updates.iter().flat_map(|u| u.resources.iter().map(move |r| (u.kind, r))) {
+            match resource {
+                (ResourceType::Cluster, r) => drop(decode::cluster(&r.value).unwrap()),
+                (ResourceType::Listener, r) => drop(decode::listener(&r.value).unwrap()),
+                (_, r) => {
+                    drop(decode::table(&r.value, &context, &Default::default()).unwrap());
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn the_manifests_of_kubernetes_are_good() {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/config/kubernetes");
     for entry in std::fs::read_dir(root).unwrap() {

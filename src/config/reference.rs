@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use super::environment::VARIABLES;
-use super::fields::{ADS_CLUSTER_FIELDS, BOOTSTRAP_FIELDS, FieldEffect, FieldSpec};
+use super::fields::{ADS_CLUSTER_FIELDS, BOOTSTRAP_FIELDS, FieldEffect, FieldSpec, UTILITY_FIELDS};
 use super::native_fields::NATIVE_FIELDS;
 use super::spec::{Effect, FLAGS, FlagSpec};
 
@@ -29,10 +29,9 @@ admin on 127.0.0.1:9901.
 const UTILITY: &str = "
 ### Utility listener
 
-The first static listener with a health check filter: its address, name and
-`stat_prefix` are used. The filter must match `:path` exactly `/ready`, without
-pass-through. `/ready`, `/stats` (with all below it) and `/metrics` are answered;
-routes other than prefix `/stats` to the admin cluster are named in a warning.
+The first static listener with a health check filter. `/ready`, `/stats` (with all
+below it) and `/metrics` are answered.
+
 ";
 
 const NATIVE: &str = "
@@ -92,6 +91,7 @@ pub fn reference() -> String {
     out.push_str("\n### ADS cluster\n\nThe static cluster that `ads_config` names.\n\n");
     fields(&mut out, ADS_CLUSTER_FIELDS);
     out.push_str(UTILITY);
+    fields(&mut out, UTILITY_FIELDS);
     out.push_str(NATIVE);
     for (kind, title) in [
         ("", "Every document"),

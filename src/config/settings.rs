@@ -105,15 +105,14 @@ pub enum XdsVariant {
 
 /// TLS towards the scheduler. The server's chain is verified against
 /// `trusted_ca` without a name check, as Envoy does by Seldon's bootstrap;
-/// ALPN `h2` is offered.
+/// ALPN `h2` is offered, no
+/// server name is sent.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct AdsTls {
     /// PEM; `None`: the server is not verified (Envoy: no validation context).
     pub trusted_ca: Option<Vec<u8>>,
     /// Certificate to present, if any.
     pub client: Option<ClientIdentity>,
-    /// Envoy: `UpstreamTlsContext.sni`; `None`: none is sent.
-    pub sni: Option<String>,
 }
 
 /// A client certificate with its key.
@@ -130,7 +129,6 @@ impl fmt::Debug for AdsTls {
         f.debug_struct("AdsTls")
             .field("trusted_ca", &self.trusted_ca.is_some())
             .field("client", &self.client.is_some())
-            .field("sni", &self.sni)
             .finish()
     }
 }
