@@ -28,19 +28,19 @@ curl -fsS "$utility/ready" || fail "not ready"
 body='{"inputs":[{"name":"input-0","shape":[1,10],"datatype":"FP32","data":[[1,2,3,4,5,6,7,8,9,10]]}]}'
 url=http://127.0.0.1:$port/v2/models/baseline-predictor/infer
 config() { # COUNT [HEADER...]: a curl config of COUNT requests on one connection
-  local n=$1; shift
-  for _ in $(seq "$n"); do
-    printf 'url = "%s"\nrequest = POST\ndata = %s\nheader = "content-type: application/json"\n' "$url" "\"${body//\"/\\\"}\""
+  local n=$1 i; shift
+  for ((i = 0; i < n; i++)); do
+    [ "$i" -eq 0 ] || echo next
+    printf 'url = "%s"\nrequest = POST\ndata = "%s"\nheader = "content-type: application/json"\n' "$url" "${body//\"/\\\"}"
     for header in "seldon-model: financial-ab-test-experiment.experiment" "$@"; do
       printf 'header = "%s"\n' "$header"
     done
-    printf 'output = /dev/null\nwrite-out = "%%{http_code} %%header{x-seldon-route}\\n"\nnext\n'
+    printf 'output = /dev/null\ndump-header = -\n'
   done
 }
-# Older curl has no %header: then the heads are dumped and read instead.
 send() { # COUNT [HEADER...]: prints "code route" per request
   local n=$1; shift
-  config "$n" "$@" | sed 's/^write-out.*/dump-header = -/' | curl -sS -K - |
+  config "$n" "$@" | curl -sS -K - |
     tr -d '\r' | awk '/^HTTP/{code=$2} tolower($1)=="x-seldon-route:"{routes=routes $2} /^$/{print code, routes; routes=""}'
 }
 
