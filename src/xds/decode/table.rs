@@ -30,6 +30,15 @@ const ROUTES: u64 = 3;
 #[derive(Debug, Default)]
 pub struct RouteCache {
     routes: HashMap<u128, Arc<Route>>,
+    compiled: Vec<Arc<Route>>,
+}
+
+impl RouteCache {
+    /// The routes that were not in the table before and had to be compiled.
+    /// Asked once: the cache forgets them.
+    pub fn take_compiled(&mut self) -> Vec<Arc<Route>> {
+        std::mem::take(&mut self.compiled)
+    }
 }
 
 /// What compiling a table needs besides the table.
@@ -149,7 +158,9 @@ impl Compiler<'_> {
             Some(route) => Arc::clone(route),
             None => {
                 let message = pb::Route::decode(&**bytes).map_err(malformed)?;
-                Arc::new(super::route::route(&message, session)?)
+                let route = Arc::new(super::route::route(&message, session)?);
+                self.next.compiled.push(Arc::clone(&route));
+                route
             }
         };
         self.next.routes.insert(fingerprint, Arc::clone(&route));
