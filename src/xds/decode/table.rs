@@ -106,7 +106,7 @@ struct Compiler<'a> {
 impl Compiler<'_> {
     fn virtual_host(
         &mut self,
-        message: &Bytes,
+        message: &[u8],
         session: &mut Session<'_>,
     ) -> Result<VirtualHost, Invalid> {
         let parts = split(message, ROUTES)?;
@@ -147,17 +147,17 @@ impl Compiler<'_> {
 
     fn route(
         &mut self,
-        bytes: &Bytes,
+        bytes: &[u8],
         seed: u64,
         session: &Session<'_>,
     ) -> Result<Arc<Route>, Invalid> {
         let fingerprint = xxh3_128_with_seed(bytes, seed);
-        let held = self.next.routes.get(&fingerprint);
-        let held = held.or_else(|| self.previous.routes.get(&fingerprint));
+        let held = self.previous.routes.get(&fingerprint);
+        let held = held.or_else(|| self.next.routes.get(&fingerprint));
         let route = match held {
             Some(route) => Arc::clone(route),
             None => {
-                let message = pb::Route::decode(&**bytes).map_err(malformed)?;
+                let message = pb::Route::decode(bytes).map_err(malformed)?;
                 let route = Arc::new(super::route::route(&message, session)?);
                 self.next.compiled.push(Arc::clone(&route));
                 route
