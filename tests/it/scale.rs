@@ -84,6 +84,23 @@ fn ten_thousand_models() {
     apply(&mut store, "a version roll", pushes);
     let pushes = state.flush();
     apply(&mut store, "the old version leaves", pushes);
+
+    let mut took = Vec::new();
+    for _ in 0..40 {
+        state.apply(load("some-model-00042".to_owned()));
+        let mut pushes = state.flush();
+        pushes.extend(state.flush());
+        for update in updates(pushes) {
+            let kind = update.kind;
+            let started = Instant::now();
+            store.apply(update, Instant::now());
+            if kind == ResourceType::Route {
+                took.push(started.elapsed());
+            }
+        }
+    }
+    took.sort();
+    println!("a table with one changed model: median {:?}", took[took.len() / 2]);
     let started = Instant::now();
     store.poll(Instant::now() + Duration::from_secs(1));
     println!("poll: {:?}", started.elapsed());
