@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
 mod demo;
+mod failures;
 mod golden_scheduler;
 mod http1;
 mod support;

@@ -97,25 +97,28 @@ impl Setup {
         self
     }
 
-    /// Edits every cluster before it is sent.
-    pub(crate) fn clusters(mut self, edit: impl Fn(&mut Cluster) + Send + 'static) -> Self {
-        self.edits.push(Box::new(move |all| all.clusters.iter_mut().for_each(&edit)));
+    /// Edits the resources before they are sent.
+    pub(crate) fn resources(mut self, edit: impl Fn(&mut MeshResources) + Send + 'static) -> Self {
+        self.edits.push(Box::new(edit));
         self
     }
 
+    /// Edits every cluster before it is sent.
+    pub(crate) fn clusters(self, edit: impl Fn(&mut Cluster) + Send + 'static) -> Self {
+        self.resources(move |all| all.clusters.iter_mut().for_each(&edit))
+    }
+
     /// Edits the action of every route before it is sent.
-    pub(crate) fn actions(mut self, edit: impl Fn(&mut RouteAction) + Send + 'static) -> Self {
-        self.edits.push(Box::new(move |all| {
+    pub(crate) fn actions(self, edit: impl Fn(&mut RouteAction) + Send + 'static) -> Self {
+        self.resources(move |all| {
             let tables = [&mut all.routes, &mut all.mirrors];
             let hosts = tables.into_iter().flat_map(|table| &mut table.virtual_hosts);
-            let routes = hosts.flat_map(|host: &mut _| &mut host.routes);
-            for route in routes {
+            for route in hosts.flat_map(|host| &mut host.routes) {
                 if let Route { action: Some(route::Action::Route(action)), .. } = route {
                     edit(action);
                 }
             }
-        }));
-        self
+        })
     }
 
     /// Retries with a back-off of a millisecond or so.
@@ -132,15 +135,14 @@ impl Setup {
 
     /// Edits the connection manager of every listener before it is sent.
     pub(crate) fn managers(
-        mut self,
+        self,
         edit: impl Fn(&mut HttpConnectionManager) + Send + 'static,
     ) -> Self {
-        self.edits.push(Box::new(move |all| {
+        self.resources(move |all| {
             for listener in &mut all.listeners {
                 edit_manager(listener, &edit);
             }
-        }));
-        self
+        })
     }
 
     /// Edits the proxy's own settings.
