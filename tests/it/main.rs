@@ -6,4 +6,5 @@ mod demo;
 mod failures;
 mod golden_scheduler;
 mod http1;
+mod http2;
 mod support;

@@ -14,7 +14,7 @@ mod world;
 use std::time::{Duration, Instant};
 
 pub(crate) use client::{Answer, Client};
-pub(crate) use h2::{H2Client, H2Stream, H2Upstream};
+pub(crate) use h2::{H2Client, H2Stream, H2Upstream, read};
 pub(crate) use load::Load;
 pub(crate) use ports::Ports;
 pub(crate) use upstream::{Peer, Upstream};

@@ -3,11 +3,11 @@
 //! tests, and other test processes, respect.
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Below the ports that systems give to clients.
 const FIRST: u16 = 12_000;
-const BLOCKS: u16 = 2_000;
+const BLOCKS: u32 = 2_000;
 const BLOCK: u16 = 8;
 
 /// Eight ports in a row, in the order of the demo: requests, mirrors,
@@ -21,11 +21,12 @@ pub(crate) struct Ports {
 
 impl Ports {
     pub(crate) fn reserve() -> Self {
-        static NEXT: AtomicU16 = AtomicU16::new(0);
-        let start = u16::try_from(std::process::id() % u32::from(BLOCKS)).unwrap() * 37;
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        // Far from where another test process begins.
+        let start = std::process::id().wrapping_mul(37);
         for _ in 0..BLOCKS {
             let block = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % BLOCKS;
-            let first = FIRST + block * BLOCK;
+            let first = FIRST + u16::try_from(block).unwrap() * BLOCK;
             let Ok(lock) = UdpSocket::bind(("127.0.0.1", first)) else { continue };
             let free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
             if (first..first + BLOCK).all(free) {

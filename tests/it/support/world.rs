@@ -153,6 +153,13 @@ impl Setup {
 
     /// Starts everything; back when the proxy serves.
     pub(crate) fn start(self) -> World {
+        // In a thread of its own: a scheduler cannot start within a runtime, and
+        // some stories are asynchronous.
+        let started = std::thread::spawn(|| self.start_here()).join();
+        started.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    fn start_here(self) -> World {
         let Self { mesh, edits, mut settings } = self;
         let ports = Ports::reserve();
         let options = ListenerOptions {
