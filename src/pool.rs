@@ -9,6 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -92,8 +93,18 @@ impl Drop for StreamPlace {
 
 impl Multiplexed {
     fn has_room(&self) -> bool {
+        self.active.get() < self.sender.borrow().current_max_send_streams().max(1)
+    }
+
+    /// False once no stream can be opened any more: closed, stream ids used up,
+    /// or GOAWAY received while earlier streams go on.
+    fn is_open(&self) -> bool {
+        if !self.closed.get() {
+            let mut cx = Context::from_waker(Waker::noop());
+            let ready = self.sender.borrow_mut().poll_ready(&mut cx);
+            self.closed.set(matches!(ready, Poll::Ready(Err(_))));
+        }
         !self.closed.get()
-            && self.active.get() < self.sender.borrow().current_max_send_streams().max(1)
     }
 }
 
@@ -185,6 +196,7 @@ impl Pools {
                 }
             }
             pool.connecting.set(true);
+            pool.failed.set(None);
             let guard = Connecting(&pool);
             let made = self.connect_http2(purpose, &pool).await;
             pool.failed.set(made.err());
@@ -253,7 +265,7 @@ impl Pools {
 impl HostPool {
     fn place(self: &Rc<Self>) -> Option<StreamPlace> {
         let mut connections = self.multiplexed.borrow_mut();
-        connections.retain(|connection| !connection.closed.get());
+        connections.retain(|connection| connection.is_open());
         let connection = connections.iter().find(|connection| connection.has_room())?;
         connection.active.set(connection.active.get() + 1);
         Some(StreamPlace(Rc::clone(connection)))

@@ -309,7 +309,7 @@ impl<D: Downstream> Stream<'_, D> {
                 Ended::Retry => {}
                 Ended::Failed { failure, started: true, sent } => {
                     self.record.sent = sent;
-                    return self.cut(failure, chosen, target);
+                    return self.cut(failure, chosen, target).await;
                 }
                 Ended::Failed { failure: Failure::Upstream(e), .. } => {
                     let outcome = Outcome::Reset(e.reset_kind());
@@ -370,13 +370,17 @@ impl<D: Downstream> Stream<'_, D> {
         }
     }
 
-    /// An answer that was cut after its head had left.
-    fn cut(&mut self, failure: Failure, chosen: Chosen<'_>, target: &WeightedTarget) -> Fate {
+    /// An answer that was cut after its head had left. What came before the cut
+    /// still goes to the client.
+    async fn cut(&mut self, failure: Failure, chosen: Chosen<'_>, target: &WeightedTarget) -> Fate {
         let shard = self.connection.shard();
         match failure {
             Failure::Downstream(_) => {
                 self.record.flags.set(ResponseFlag::DownstreamConnectionTermination);
                 shard.downstream_rq_rx_reset.inc();
+                self.down.abort();
+                self.finished(chosen, target);
+                return Fate::Abort;
             }
             Failure::Upstream(e) => {
                 self.record.flags.set(e.flag());
@@ -387,9 +391,13 @@ impl<D: Downstream> Stream<'_, D> {
                 shard.downstream_rq_idle_timeout.inc();
             }
         }
+        // HTTP/2 drops what is queued when it resets: its connection's task gets
+        // one turn to write.
+        let _ = std::future::poll_fn(|cx| std::task::Poll::Ready(self.down.poll_flush(cx))).await;
+        tokio::task::yield_now().await;
         self.down.abort();
         self.finished(chosen, target);
-        Fate::Abort
+        Fate::Close
     }
 
     /// Counts a final answer of the cluster.

@@ -3,13 +3,18 @@
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
 mod cli;
+mod demo;
 mod demo_models;
 mod demo_scheduler;
 mod demo_state;
 mod demo_stream;
+mod failures;
 mod golden_client;
 mod golden_scheduler;
+mod http1;
+mod http2;
 mod reconnect;
 mod rolls;
 mod scale;
 mod scheduler_tls;
+mod support;
