@@ -3,8 +3,13 @@
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
 mod demo;
+mod draining;
 mod failures;
 mod golden_scheduler;
 mod http1;
 mod http2;
+mod mirrors;
+mod pressure;
+mod scheduler_away;
 mod support;
+mod updates;
