@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::Poll;
 
-use crate::exchange::{Body, Downstream, DownstreamError, Exchange, Failure, RequestBody, Upstream};
+use crate::exchange::{
+    Body, Downstream, DownstreamError, Exchange, Failure, RequestBody, Upstream,
+};
 use crate::headers::{HeaderId, RequestHead, ResponseHead};
 use crate::local_reply::UpstreamError;
 use crate::logic::balancer;

@@ -237,3 +237,56 @@ pub fn to_downstream(head: &mut ResponseHead, date: &[u8; 29]) {
         None => head.headers.push_known(HeaderId::Server, b"server", b"envoy"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(head: &RequestHead, name: &[u8]) -> Vec<Vec<u8>> {
+        head.headers.all_named(name).map(<[u8]>::to_vec).collect()
+    }
+
+    #[test]
+    fn cookie_crumbs_become_one_line_in_place() {
+        let mut head = RequestHead::default();
+        for (name, value) in [("cookie", "a=1"), ("x", "y"), ("cookie", "b=2")] {
+            head.headers.push(name.as_bytes(), value.as_bytes());
+        }
+        join_cookies(&mut head);
+        assert_eq!(values(&head, b"cookie"), [b"a=1; b=2"]);
+        assert_eq!(head.headers.at(0).map(|f| f.id), Some(HeaderId::Cookie));
+    }
+
+    #[test]
+    fn transport_names_the_proto_unless_the_client_did() {
+        let mut head = RequestHead::default();
+        head.scheme = Scheme::Https;
+        to_upstream(&mut head);
+        to_upstream(&mut head);
+        assert_eq!(values(&head, b"x-forwarded-proto"), [b"https"]);
+    }
+
+    #[test]
+    fn refusals_are_decided_in_envoys_order() {
+        let mut head = RequestHead::default();
+        head.set_method(b"QUERY");
+        head.set_path(b"*#");
+        assert_eq!(admit(&head, false), Err(Refusal::MissingHost));
+        assert_eq!(admit(&head, true), Err(Refusal::PathNotAbsolute));
+        head.set_path(b"/#");
+        assert_eq!(admit(&head, true), Err(Refusal::QueryWithoutContentType));
+        head.headers.push(b"content-type", b"a/b");
+        assert_eq!(admit(&head, true), Err(Refusal::Fragment));
+        head.set_path(b"/");
+        assert_eq!(admit(&head, true), Ok(()));
+    }
+
+    #[test]
+    fn early_answers_have_no_service_time() {
+        let mut head = ResponseHead::default();
+        from_upstream(&mut head, None);
+        assert!(head.headers.is_empty());
+        from_upstream(&mut head, Some(12));
+        assert_eq!(head.headers.first(HeaderId::XEnvoyUpstreamServiceTime), Some(&b"12"[..]));
+    }
+}

@@ -18,6 +18,7 @@ use crate::http1::ChunkError;
 use crate::local_reply::UpstreamError;
 use crate::logic::rewrite::GrpcRename;
 use crate::mirror::Tee;
+use crate::tap::TapBodies;
 use crate::timer::IdleTimer;
 
 /// Why a request could not be read to its end, or an answer not be written.
@@ -43,8 +44,7 @@ pub(crate) enum Body {
 /// The client's side of one request.
 pub(crate) trait Downstream {
     /// The next piece of the request's body; `None` at its end.
-    fn poll_data(&mut self, cx: &mut Context<'_>)
-    -> Poll<Option<Result<Bytes, DownstreamError>>>;
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, DownstreamError>>>;
     /// Trailers, after the end of the body.
     fn take_trailers(&mut self) -> Option<HeaderMap>;
     /// Ready once the client has left. Called after the body's end.
@@ -123,6 +123,8 @@ pub(crate) struct RequestBody {
     pub(crate) completed: Option<Instant>,
     /// Puts the chosen arm's model name into gRPC messages.
     pub(crate) rename: Option<GrpcRename>,
+    /// The beginnings of both bodies, where a tap may want them.
+    pub(crate) tap: Option<Box<TapBodies>>,
     /// Copies of the body, for mirrors.
     tees: Vec<Tee>,
 }
@@ -197,6 +199,9 @@ impl RequestBody {
         match ready!(down.poll_data(cx)) {
             Some(Ok(data)) => {
                 self.bytes += data.len() as u64;
+                if let Some(tap) = &mut self.tap {
+                    tap.request.push(&data);
+                }
                 match self.rename.take() {
                     Some(mut rename) => {
                         rename.push(data, &mut |piece| self.store(piece));
@@ -288,11 +293,6 @@ impl Exchange {
         Self { request_sent: empty, write_failed: None, response_ended: false, sent: 0 }
     }
 
-    /// True once the whole request has been handed to the upstream.
-    pub(crate) fn request_sent(&self) -> bool {
-        self.request_sent
-    }
-
     /// Sends the request until the answer's head is there.
     pub(crate) async fn head<D: Downstream, U: Upstream>(
         &mut self,
@@ -348,7 +348,7 @@ impl Exchange {
                         Ok(moved) => moved,
                         Err(e) => return Poll::Ready(Err(Failure::Downstream(e))),
                     };
-                    moved |= match self.pull(down, up, cx) {
+                    moved |= match self.pull(down, up, body, cx) {
                         Ok(moved) => moved,
                         Err(e) => return Poll::Ready(Err(e)),
                     };
@@ -417,6 +417,7 @@ impl Exchange {
         &mut self,
         down: &mut D,
         up: &mut U,
+        body: &mut RequestBody,
         cx: &mut Context<'_>,
     ) -> Result<bool, Failure> {
         let mut moved = false;
@@ -429,6 +430,9 @@ impl Exchange {
             match up.poll_data(cx) {
                 Poll::Ready(Some(Ok(data))) => {
                     self.sent += data.len() as u64;
+                    if let Some(tap) = &mut body.tap {
+                        tap.response.push(&data);
+                    }
                     down.send_data(data);
                 }
                 Poll::Ready(None) => {

@@ -6,6 +6,8 @@
 //! allocates nothing. Names are lower case (what Envoy forwards on HTTP/1 and
 //! what HTTP/2 requires); values are raw bytes without surrounding blanks.
 
+use std::ops::Range;
+
 use smallvec::SmallVec;
 
 /// Fields that the proxy itself looks at, so that a head is searched by one
@@ -105,6 +107,13 @@ impl Span {
     }
 }
 
+impl From<Range<usize>> for Span {
+    fn from(range: Range<usize>) -> Self {
+        let start = u32::try_from(range.start).unwrap_or(u32::MAX);
+        Self { start, len: u32::try_from(range.len()).unwrap_or(0) }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Field {
     name: Span,
@@ -170,6 +179,30 @@ impl Headers {
         let name = self.store(name);
         let value = self.store(value);
         self.fields.push(Field { name, value, id });
+    }
+
+    /// Copies a block of bytes of which parts become fields by
+    /// [`Headers::push_part`]; says where it begins in the buffer. One copy for a
+    /// whole message instead of two for each field.
+    pub(crate) fn adopt(&mut self, block: &[u8]) -> usize {
+        self.store(block).start as usize
+    }
+
+    /// Turns a part of the buffer into lower case and gives its tag.
+    pub(crate) fn lower_part(&mut self, part: Range<usize>) -> HeaderId {
+        self.buf[part.clone()].make_ascii_lowercase();
+        HeaderId::of(&self.buf[part])
+    }
+
+    /// A part of the buffer.
+    pub(crate) fn part(&self, part: Range<usize>) -> &[u8] {
+        &self.buf[part]
+    }
+
+    /// Appends a field whose name, in lower case, and value are parts of the
+    /// buffer.
+    pub(crate) fn push_part(&mut self, id: HeaderId, name: Range<usize>, value: Range<usize>) {
+        self.fields.push(Field { name: Span::from(name), value: Span::from(value), id });
     }
 
     /// All fields in order.

@@ -87,14 +87,6 @@ impl Io {
             Self::Tls(io) => io.get_ref().1.alpn_protocol(),
         }
     }
-
-    /// The TCP stream below.
-    pub(crate) fn tcp(&self) -> &TcpStream {
-        match self {
-            Self::Tcp(io) => io,
-            Self::Tls(io) => io.get_ref().0,
-        }
-    }
 }
 
 impl AsyncRead for Io {
@@ -151,12 +143,6 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    /// Bytes read in advance of a connection's protocol being known.
-    pub(crate) fn with(buf: BytesMut) -> Self {
-        let total = buf.len() as u64;
-        Self { buf, total, ..Self::default() }
-    }
-
     /// Reads more into the buffer. Ready(0) is end of stream.
     pub(crate) fn poll_fill(
         &mut self,
@@ -243,11 +229,7 @@ impl Writer {
     ///
     /// # Errors
     /// The stream's; what was not written is lost with it.
-    pub(crate) fn poll_flush(
-        &mut self,
-        io: &mut Io,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_flush(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.queued > 0 {
             let n = {
                 let mut slices = [IoSlice::new(&[]); MAX_SLICES];

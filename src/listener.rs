@@ -70,12 +70,7 @@ impl ListenerManager {
         if errors.is_empty() { Ok(()) } else { Err(errors) }
     }
 
-    fn open(
-        &mut self,
-        name: Arc<str>,
-        address: SocketAddr,
-        sockets: Vec<std::net::TcpListener>,
-    ) {
+    fn open(&mut self, name: Arc<str>, address: SocketAddr, sockets: Vec<std::net::TcpListener>) {
         for (worker, socket) in self.workers.iter().zip(sockets) {
             let _ = worker.send(Command::Listen { name: Arc::clone(&name), address, socket });
         }

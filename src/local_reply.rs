@@ -96,9 +96,6 @@ impl LocalReply {
     pub fn begin(&self, form: RequestForm, head: &mut ResponseHead) {
         head.clear();
         head.status = if self.is_grpc(form) { 200 } else { self.status };
-        if self.overloaded {
-            head.headers.push_known(HeaderId::XEnvoy, b"x-envoy-overloaded", b"true");
-        }
     }
 
     /// Completes the head and says which body follows. `connection` and, for an
@@ -111,6 +108,9 @@ impl LocalReply {
         let mut digits = itoa::Buffer::new();
         let mut body = Bytes::new();
         let headers = &mut head.headers;
+        if self.overloaded {
+            headers.push_known(HeaderId::XEnvoy, b"x-envoy-overloaded", b"true");
+        }
         if self.is_grpc(form) {
             headers.set_named(b"content-type", b"application/grpc");
             headers.set_named(b"grpc-status", digits.format(grpc_status(self.status)).as_bytes());
@@ -310,5 +310,104 @@ impl UpstreamError {
             Self::ProtocolError => bodies!("protocol error"),
         };
         if retried { later } else { first }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http1::write::{ResponseFraming, response};
+
+    fn rendered(reply: &LocalReply, form: RequestForm) -> String {
+        let mut head = ResponseHead::default();
+        reply.begin(form, &mut head);
+        head.headers.push(b"x-seldon-route", b":m_1:");
+        let body = reply.finish(form, &crate::date::http_date(0), &mut head);
+        let mut out = Vec::new();
+        let framing =
+            ResponseFraming { close: false, to_head: form.head, has_body: !body.is_empty() };
+        response(&mut out, &head, framing);
+        out.extend_from_slice(&body);
+        String::from_utf8_lossy(&out).replace("\r\n", "|")
+    }
+
+    const TEXT: &str =
+        "upstream connect error or disconnect/reset before headers. reset reason: overflow";
+
+    #[test]
+    fn overflow_as_http() {
+        let reply = UpstreamError::Overflow.reply(false);
+        assert_eq!(
+            rendered(&reply, RequestForm::default()),
+            format!(
+                "HTTP/1.1 503 Service Unavailable|x-seldon-route: :m_1:|x-envoy-overloaded: true|\
+                 content-length: 81|content-type: text/plain|\
+                 date: Thu, 01 Jan 1970 00:00:00 GMT|server: envoy||{TEXT}"
+            )
+        );
+        assert_eq!(reply.flags.to_string(), "UO");
+    }
+
+    #[test]
+    fn overflow_as_grpc() {
+        assert_eq!(
+            rendered(
+                &UpstreamError::Overflow.reply(false),
+                RequestForm { grpc: true, head: false }
+            ),
+            format!(
+                "HTTP/1.1 200 OK|x-seldon-route: :m_1:|x-envoy-overloaded: true|\
+                 content-type: application/grpc|grpc-status: 14|grpc-message: {TEXT}|\
+                 date: Thu, 01 Jan 1970 00:00:00 GMT|server: envoy|content-length: 0||"
+            )
+        );
+    }
+
+    #[test]
+    fn empty_reply_and_head() {
+        let reply = LocalReply::no_route();
+        let date = "date: Thu, 01 Jan 1970 00:00:00 GMT|server: envoy|";
+        assert_eq!(
+            rendered(&reply, RequestForm::default()),
+            format!("HTTP/1.1 404 Not Found|x-seldon-route: :m_1:|{date}content-length: 0||")
+        );
+        assert_eq!(
+            rendered(&reply, RequestForm { grpc: false, head: true }),
+            format!(
+                "HTTP/1.1 404 Not Found|x-seldon-route: :m_1:|{date}transfer-encoding: chunked||"
+            )
+        );
+    }
+
+    #[test]
+    fn table_of_upstream_errors() {
+        use UpstreamError as E;
+        for (error, status, flag, reason) in [
+            (E::ConnectFailure, 503, "UF", "remote connection failure"),
+            (E::ConnectTimeout, 503, "UF", "connection timeout"),
+            (E::ConnectionTermination, 503, "UC", "connection termination"),
+            (E::RemoteReset, 503, "UR", "remote reset"),
+            (E::RefusedStream, 503, "UR", "remote refused stream reset"),
+            (E::ProtocolError, 502, "UPE", "protocol error"),
+            (E::Overflow, 503, "UO", "overflow"),
+        ] {
+            let first = error.reply(false);
+            assert_eq!((first.status, first.flags.to_string().as_str()), (status, flag));
+            let body = |retried| String::from_utf8_lossy(&error.reply(retried).body).into_owned();
+            let prefix = "upstream connect error or disconnect/reset before headers.";
+            assert_eq!(body(false), format!("{prefix} reset reason: {reason}"));
+            assert_eq!(
+                body(true),
+                format!("{prefix} retried and the latest reset reason: {reason}")
+            );
+            assert_eq!(error.retriable().as_reset, error != E::Overflow);
+        }
+        assert_eq!(E::NoHealthyHost.reply(false).body, "no healthy upstream");
+        assert!(E::NoCluster.reply(true).body.is_empty());
+    }
+
+    #[test]
+    fn messages_are_percent_encoded() {
+        assert_eq!(percent_encode(b"a %\n\xe9~"), b"a %25%0A%E9~");
     }
 }

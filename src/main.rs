@@ -1,8 +1,11 @@
 //! The program: arguments in, exit code out. Everything else is the library's.
 
+use std::path::Path;
 use std::process::ExitCode;
 
-use radiant::config::{self, Command, Environment, Flags, Settings};
+use anyhow::Context;
+use radiant::admin::init_logging;
+use radiant::config::{self, Command, DemoFlags, Environment, Flags, Settings};
 use radiant::demo::DemoOptions;
 use radiant::run::{Hooks, Proxy};
 
@@ -28,8 +31,11 @@ fn execute() -> anyhow::Result<ExitCode> {
         Command::Version => println!("radiant {}", env!("CARGO_PKG_VERSION")),
         Command::Help => print!("{}", config::usage()),
         Command::Run(flags) => serve(settings(&flags)?)?,
-        Command::Demo(flags, _) => radiant::demo::main(&demo_options(&flags))?,
-        other => anyhow::bail!("{other:?} is not there yet"),
+        Command::Check(flags) => {
+            print!("{}", config::check(&flags, &Environment::from_process())?);
+        }
+        Command::Reference => print!("{}", config::reference()),
+        Command::Demo(demo, flags) => demo_mode(&demo, settings(&flags)?)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -39,11 +45,28 @@ fn settings(flags: &Flags) -> anyhow::Result<Settings> {
 }
 
 fn serve(settings: Settings) -> anyhow::Result<()> {
-    Proxy::start(settings, Hooks { signals: true, ..Hooks::default() })?.join();
+    let hooks = hooks(&settings)?;
+    Proxy::start(settings, hooks)?.join();
     Ok(())
 }
 
-fn demo_options(flags: &config::DemoFlags) -> DemoOptions {
+fn demo_mode(demo: &DemoFlags, settings: Settings) -> anyhow::Result<()> {
+    let hooks = hooks(&settings)?;
+    Ok(radiant::demo::main(&demo_options(demo), settings, hooks)?)
+}
+
+/// Installs logging and says what was given without effect.
+fn hooks(settings: &Settings) -> anyhow::Result<Hooks> {
+    let log = init_logging(&settings.log).with_context(|| {
+        format!("--log-path {}", settings.log.path.as_deref().unwrap_or(Path::new("")).display())
+    })?;
+    for notice in &settings.notices {
+        tracing::warn!("{notice}");
+    }
+    Ok(Hooks { log: Some(log), signals: true })
+}
+
+fn demo_options(flags: &DemoFlags) -> DemoOptions {
     DemoOptions {
         port: flags.port,
         models: flags.models.unwrap_or(0),

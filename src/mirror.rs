@@ -98,7 +98,9 @@ pub(crate) fn start(
     };
     head.headers.set_named(b"x-forwarded-for", &forwarded);
     let worker = Rc::clone(worker);
-    tokio::task::spawn_local(async move { send(&worker, &slot, &head, copy, complete, idle).await });
+    tokio::task::spawn_local(
+        async move { send(&worker, &slot, &head, copy, complete, idle).await },
+    );
 }
 
 async fn send(
@@ -143,10 +145,7 @@ async fn send(
 }
 
 impl Downstream for Copy {
-    fn poll_data(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, DownstreamError>>> {
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, DownstreamError>>> {
         if self.ended {
             return Poll::Ready(None);
         }

@@ -10,18 +10,18 @@ use tokio::sync::watch;
 
 use crate::dns::Endpoints;
 use crate::model::{Clusters, Resources, Snapshot};
+use crate::seldon_stats::SeldonMetrics;
 use crate::stats::Stats;
 
 /// Lifecycle as Envoy names it on `/ready` and `/server_info`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub enum ServerState {
     /// Waiting for the first clusters.
-    PreInitializing = 0,
+    PreInitializing,
     /// Waiting for listeners and routes.
-    Initializing = 1,
+    Initializing,
     /// Serving.
-    Live = 2,
+    Live,
 }
 
 /// Identity towards the scheduler (Envoy: `node`).
@@ -50,6 +50,8 @@ pub struct Plane {
     pub endpoints: Endpoints,
     /// Statistics.
     pub stats: Stats,
+    /// `seldon_*` metrics.
+    pub seldon: Arc<SeldonMetrics>,
     /// Accepted resources as they came.
     pub resources: RwLock<Resources>,
     /// The bootstrap in proto3 JSON, for `/config_dump`.
@@ -63,7 +65,7 @@ pub struct Plane {
     /// Version of `snapshot`, so that a connection sees with one load that
     /// nothing changed.
     version: AtomicU64,
-    state: AtomicU8,
+    state: watch::Sender<ServerState>,
     healthcheck_failed: AtomicBool,
     /// `Drain` as bits, for the hot path.
     drain_bits: AtomicU8,
@@ -92,6 +94,7 @@ impl Plane {
             clusters: Clusters::default(),
             endpoints: Endpoints::default(),
             stats: Stats::new(workers),
+            seldon: Arc::new(SeldonMetrics::new(workers + 1)),
             resources: RwLock::default(),
             bootstrap: RwLock::default(),
             node,
@@ -99,7 +102,7 @@ impl Plane {
             started_at: SystemTime::now(),
             version: AtomicU64::new(0),
             drain_bits: AtomicU8::new(0),
-            state: AtomicU8::new(ServerState::PreInitializing as u8),
+            state: watch::Sender::new(ServerState::PreInitializing),
             healthcheck_failed: AtomicBool::new(false),
             drain: watch::Sender::new(Drain::default()),
         })
@@ -120,16 +123,18 @@ impl Plane {
     /// The lifecycle state.
     #[must_use]
     pub fn state(&self) -> ServerState {
-        match self.state.load(Ordering::Acquire) {
-            0 => ServerState::PreInitializing,
-            1 => ServerState::Initializing,
-            _ => ServerState::Live,
-        }
+        *self.state.borrow()
+    }
+
+    /// Notified when the lifecycle state changes.
+    #[must_use]
+    pub fn state_changes(&self) -> watch::Receiver<ServerState> {
+        self.state.subscribe()
     }
 
     /// Moves to a lifecycle state.
     pub fn set_state(&self, state: ServerState) {
-        self.state.store(state as u8, Ordering::Release);
+        self.state.send_replace(state);
     }
 
     /// True after `/healthcheck/fail`, until `/healthcheck/ok`.
@@ -164,6 +169,12 @@ impl Plane {
     #[must_use]
     pub fn drain_changes(&self) -> watch::Receiver<Drain> {
         self.drain.subscribe()
+    }
+
+    /// Connections drain, listeners go on accepting
+    /// (`/drain_listeners?graceful`).
+    pub fn drain_connections(&self) {
+        self.change_drain(|d| d.connections = true);
     }
 
     /// Data listeners stop accepting (`/drain_listeners`).

@@ -25,6 +25,7 @@ use crate::model::{
     WeightedTarget,
 };
 use crate::record::Record;
+use crate::tap::Trace;
 use crate::timer::IdleTimer;
 use crate::worker::Worker;
 
@@ -80,6 +81,9 @@ pub(crate) async fn handle<D: Downstream>(
         idle,
         record: Record::new(),
     };
+    if listener.config.tap.is_some() {
+        stream.body.tap = Some(worker.take_tap());
+    }
     let fate = stream.run().await;
     stream.account();
     worker.put_answer(answer);
@@ -147,7 +151,8 @@ impl<D: Downstream> Stream<'_, D> {
         {
             self.connection.shard().lua_errors.inc();
         }
-        let Some(chosen) = self.choose(listener) else {
+        let routable = edge::is_routable(self.head) && !self.head.path().is_empty();
+        let Some(chosen) = self.choose(listener).filter(|_| routable) else {
             self.connection.shard().no_route.inc();
             self.record.flags.set(ResponseFlag::NoRoute);
             return self.no_route().await;
@@ -264,12 +269,8 @@ impl<D: Downstream> Stream<'_, D> {
         let mut retries = Retrying::new(forward, target, cluster);
         loop {
             self.record.attempts += 1;
-            let attempt = Attempt {
-                worker: &worker,
-                slot: &target.cluster,
-                cluster,
-                head: self.head,
-            };
+            let attempt =
+                Attempt { worker: &worker, slot: &target.cluster, cluster, head: self.head };
             let Some(host) = attempt.pick() else {
                 stats.upstream_cx_none_healthy.inc();
                 return self.fail(UpstreamError::NoHealthyHost, Some(chosen), false).await;
@@ -293,8 +294,7 @@ impl<D: Downstream> Stream<'_, D> {
                         return Ok(Verdict::Retry);
                     }
                     tail.answer(record, head, body, answer);
-                    let close =
-                        !keep_alive || !body.complete || tail.connection.draining();
+                    let close = !keep_alive || !body.complete || tail.connection.draining();
                     record.close = close;
                     down.send_head(answer, kind, close)?;
                     Ok(Verdict::Forward)
@@ -303,13 +303,13 @@ impl<D: Downstream> Stream<'_, D> {
             match ended {
                 Ended::Complete(sent) => {
                     self.record.sent = sent;
-                    self.finished(target);
+                    self.finished(chosen, target);
                     return if self.record.close { Fate::Close } else { Fate::KeepAlive };
                 }
                 Ended::Retry => {}
                 Ended::Failed { failure, started: true, sent } => {
                     self.record.sent = sent;
-                    return self.cut(failure, target).await;
+                    return self.cut(failure, chosen, target).await;
                 }
                 Ended::Failed { failure: Failure::Upstream(e), .. } => {
                     let outcome = Outcome::Reset(e.reset_kind());
@@ -372,14 +372,14 @@ impl<D: Downstream> Stream<'_, D> {
 
     /// An answer that was cut after its head had left. What came before the cut
     /// still goes to the client.
-    async fn cut(&mut self, failure: Failure, target: &WeightedTarget) -> Fate {
+    async fn cut(&mut self, failure: Failure, chosen: Chosen<'_>, target: &WeightedTarget) -> Fate {
         let shard = self.connection.shard();
         match failure {
             Failure::Downstream(_) => {
                 self.record.flags.set(ResponseFlag::DownstreamConnectionTermination);
                 shard.downstream_rq_rx_reset.inc();
                 self.down.abort();
-                self.finished(target);
+                self.finished(chosen, target);
                 return Fate::Abort;
             }
             Failure::Upstream(e) => {
@@ -396,17 +396,29 @@ impl<D: Downstream> Stream<'_, D> {
         let _ = std::future::poll_fn(|cx| std::task::Poll::Ready(self.down.poll_flush(cx))).await;
         tokio::task::yield_now().await;
         self.down.abort();
-        self.finished(target);
+        self.finished(chosen, target);
         Fate::Close
     }
 
     /// Counts a final answer of the cluster.
-    fn finished(&self, target: &WeightedTarget) {
+    fn finished(&self, chosen: Chosen<'_>, target: &WeightedTarget) {
         let stats = target.cluster.stats.shard(self.connection.worker.shard);
         let elapsed = self.body.completed.map(|at| at.elapsed());
         for group in [&stats.all, &stats.external] {
             group.record(self.record.status, elapsed);
         }
+        self.seldon(chosen, self.record.status < 400);
+    }
+
+    /// Counts a request in the metrics that Seldon's dashboards ask for.
+    fn seldon(&self, chosen: Chosen<'_>, ok: bool) {
+        let Some(target) = chosen.target else { return };
+        let worker = &self.connection.worker;
+        let series = target.series.get_or_init(|| {
+            let (experiment, model) = chosen.route.seldon_names(target);
+            worker.plane.seldon.handle(&experiment, &model)
+        });
+        series.shard(worker.shard).record(ok, self.record.started.elapsed());
     }
 
     /// Answers for an upstream that did not.
@@ -423,6 +435,9 @@ impl<D: Downstream> Stream<'_, D> {
             for group in [&stats.all, &stats.external] {
                 group.record(reply.status, None);
             }
+        }
+        if let Some(chosen) = chosen {
+            self.seldon(chosen, false);
         }
         self.reply(reply, chosen).await
     }
@@ -474,6 +489,28 @@ impl<D: Downstream> Stream<'_, D> {
         }
     }
 
+    /// Hands the request to the tap if it, or its answer, asks for that.
+    fn tap(&mut self) {
+        let Some(bodies) = self.body.tap.take() else { return };
+        let worker = &self.connection.worker;
+        if let Some(tap) = &self.listener.config.tap {
+            let response = self.record.replied.then_some(&*self.answer);
+            if tap.wants_request(self.head) || response.is_some_and(|r| tap.wants_response(r)) {
+                let trace = Trace {
+                    request: self.head,
+                    request_body: &bodies.request,
+                    request_trailers: None,
+                    response,
+                    response_body: &bodies.response,
+                    response_trailers: None,
+                };
+                worker.taps.submit(tap, worker.draw(), &trace);
+                self.connection.shard().tap_rq_tapped.inc();
+            }
+        }
+        worker.put_tap(bodies);
+    }
+
     /// Statistics, access logs and taps of a request that has ended.
     fn account(&mut self) {
         let shard = self.connection.shard();
@@ -484,8 +521,15 @@ impl<D: Downstream> Stream<'_, D> {
                 shard.downstream_rq_response_before_rq_complete.inc();
             }
         }
+        self.tap();
         self.record.received = self.body.bytes;
-        self.record.log(self.connection, self.listener, self.head, self.answer, self.received.http2);
+        self.record.log(
+            self.connection,
+            self.listener,
+            self.head,
+            self.answer,
+            self.received.http2,
+        );
     }
 }
 

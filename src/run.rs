@@ -2,22 +2,27 @@
 //! thread for everything else (xDS, DNS, admin, file watch, signals).
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
-use std::time::Duration;
-
+use std::time::{Duration, SystemTime};
 
 use crate::access_log::{self, AccessLogs};
-use crate::config::{AdsSettings, Settings, Source, XdsVariant};
+use crate::admin::{self, AdminOps, LogControl};
+use crate::config::{
+    AdsSettings, FileWatch, POLL_INTERVAL, Settings, Source, UtilityListener, XdsVariant,
+    descriptors, saved,
+};
 use crate::listener::ListenerManager;
+use crate::logic::ads::Variant;
+use crate::model::Resources;
 use crate::plane::Plane;
 use crate::tap::Taps;
 use crate::worker::{Command, WorkerShared, Workers};
-use crate::logic::ads::Variant;
 use crate::xds::stream::{self, StreamOptions};
 use crate::xds::tls::SchedulerTls;
-use crate::xds::{SharedStore, Store, StoreOptions};
+use crate::xds::{Resource, SharedStore, Store, StoreOptions, Update, update::ResourceType};
 
 /// Longest time that the end of the process waits for the access logs' disk.
 const LOG_FLUSH: Duration = Duration::from_secs(2);
@@ -47,7 +52,7 @@ pub enum StartError {
 #[derive(Default)]
 pub struct Hooks {
     /// Changes log levels at run time (`/logging`).
-    pub log: Option<()>,
+    pub log: Option<LogControl>,
     /// React to SIGTERM, SIGINT and SIGUSR1.
     pub signals: bool,
 }
@@ -58,8 +63,6 @@ pub struct Proxy {
     plane: Arc<Plane>,
     /// Bound admin address, if there is an admin server.
     pub admin: Option<SocketAddr>,
-    /// Bound utility address, if there is a utility listener.
-    pub utility: Option<SocketAddr>,
     control: Option<JoinHandle<()>>,
 }
 
@@ -79,7 +82,7 @@ impl Proxy {
         let bound = started.recv().map_err(|_| {
             StartError::Threads(std::io::Error::other("the control thread ended at its start"))
         })??;
-        Ok(Self { plane, admin: bound.admin, utility: bound.utility, control: Some(control) })
+        Ok(Self { plane, admin: bound, control: Some(control) })
     }
 
     /// Shared state: snapshot, statistics, lifecycle.
@@ -110,10 +113,8 @@ impl Drop for Proxy {
     }
 }
 
-struct Bound {
-    admin: Option<SocketAddr>,
-    utility: Option<SocketAddr>,
-}
+/// The bound admin address.
+type Bound = Option<SocketAddr>;
 
 type Ready = mpsc::Sender<Result<Bound, StartError>>;
 
@@ -158,14 +159,16 @@ impl Control {
             Some(address) => Some(bind("admin address", address).await?),
             None => None,
         };
-        let utility = match &settings.utility {
-            Some(utility) => Some(bind("utility listener", utility.address).await?),
-            None => None,
-        };
-        let bound = Bound {
-            admin: admin.as_ref().and_then(|socket| socket.local_addr().ok()),
-            utility: utility.as_ref().and_then(|socket| socket.local_addr().ok()),
-        };
+        if let Some(utility) = &settings.utility {
+            // Opened once live; whether it can be is to be known at the start.
+            drop(bind("utility listener", utility.address).await?);
+        }
+        let bound = admin.as_ref().and_then(|socket| socket.local_addr().ok());
+        if let (Some(path), Some(address)) = (&settings.admin_address_path, bound) {
+            std::fs::write(path, address.to_string()).map_err(|e| {
+                StartError::Config(format!("--admin-address-path {}: {e}", path.display()))
+            })?;
+        }
         let logs = Arc::new(AccessLogs::start(access_log::FLUSH_EVERY)?);
         let shared = WorkerShared {
             logs: Arc::clone(&logs),
@@ -174,6 +177,13 @@ impl Control {
         };
         let workers = Workers::start(plane, settings.workers, &shared)?;
         let store = make_store(plane, &settings, &workers);
+        let ops = Arc::new(admin_ops(plane, &settings, hooks.log, &logs));
+        if let Some(socket) = admin {
+            tokio::task::spawn_local(admin::serve(socket, Arc::clone(plane), Arc::clone(&ops)));
+        }
+        if let Some(utility) = &settings.utility {
+            tokio::task::spawn_local(serve_utility(utility.clone(), Arc::clone(plane), ops));
+        }
         tokio::task::spawn_local(store.clone().run());
         tokio::task::spawn_local({
             let plane = Arc::clone(plane);
@@ -229,20 +239,133 @@ fn make_store(plane: &Arc<Plane>, settings: &Settings, workers: &Workers) -> Sha
     let mut store = Store::new(Arc::clone(plane), options);
     let mut listeners = ListenerManager::new(Arc::clone(plane), workers.senders.clone());
     store.on_publish(Box::new(move |snapshot| listeners.apply(snapshot)));
+    if let Some(path) = settings.saved_snapshot.clone() {
+        store.on_save(Box::new(move |resources| {
+            let (path, resources) = (path.clone(), resources.clone());
+            tokio::task::spawn_blocking(move || {
+                if let Err(e) = saved::save(&path, &resources) {
+                    tracing::warn!("configuration not saved: {e}");
+                }
+            });
+        }));
+    }
     SharedStore::new(store)
+}
+
+fn admin_ops(
+    plane: &Arc<Plane>,
+    settings: &Settings,
+    log: Option<LogControl>,
+    logs: &Arc<AccessLogs>,
+) -> AdminOps {
+    let logging = log.unwrap_or_else(|| LogControl::detached(admin::Level::Info));
+    let to_json: admin::ToJson =
+        Arc::new(|name, bytes| descriptors::to_json(name, bytes).map_err(|e| e.to_string()));
+    let seldon = Arc::clone(&plane.seldon);
+    let mut ops = AdminOps::new(plane, logging, seldon, to_json, settings.drain_time);
+    let logs = Arc::clone(logs);
+    ops.reopen_logs = Box::new(move || logs.reopen());
+    ops
+}
+
+/// The utility listener: refused before the proxy is live, as in Envoy.
+async fn serve_utility(utility: UtilityListener, plane: Arc<Plane>, ops: Arc<AdminOps>) {
+    match admin::utility::bind_when_live(&plane, utility.address).await {
+        Ok(socket) => admin::utility::serve(socket, &utility.stat_prefix, plane, ops).await,
+        Err(e) => {
+            tracing::error!(address = %utility.address, "utility listener: {e}");
+            plane.begin_exit();
+        }
+    }
 }
 
 /// Restores the saved snapshot, then follows the source.
 fn start_source(settings: &Settings, store: SharedStore) -> Result<(), StartError> {
+    apply(&store, settings.static_resources.clone(), false);
     match &settings.source {
         Source::Static => {}
-        Source::File(_) => {}
+        Source::File(path) => follow_file(path, settings.rewrite, store)?,
         Source::Scheduler(ads) => {
+            if let Some(path) = &settings.saved_snapshot {
+                restore(path, &store);
+            }
             let options = stream_options(ads)?;
             tokio::task::spawn_local(stream::run(store, options));
         }
     }
     Ok(())
+}
+
+/// Serves from the saved snapshot until the scheduler answers. One that cannot
+/// be used is said and left alone: the scheduler's answer will replace it.
+fn restore(path: &Path, store: &SharedStore) {
+    match saved::load(path) {
+        Ok(resources) => {
+            tracing::info!(path = %path.display(), "the saved configuration serves, stale until the scheduler answers");
+            for refused in store.restore(resources) {
+                tracing::warn!(
+                    name = refused.name,
+                    reason = refused.reason,
+                    "saved resource refused"
+                );
+            }
+        }
+        Err(saved::SavedError::Missing(_)) => {}
+        Err(e) => tracing::warn!("saved configuration not used: {e}"),
+    }
+}
+
+/// Serves from a native file and follows its changes. A bad edit is said, with
+/// line and field, and what was there serves on.
+fn follow_file(path: &Path, rewrite: bool, store: SharedStore) -> Result<(), StartError> {
+    let mut watch = FileWatch::new(path.to_owned());
+    match watch.poll(SystemTime::now()) {
+        Some(Ok(file)) => apply(&store, file.resources(rewrite), true),
+        Some(Err(e)) => return Err(StartError::Config(e.to_string())),
+        None => {}
+    }
+    tokio::task::spawn_local(async move {
+        let mut tick = tokio::time::interval(POLL_INTERVAL);
+        loop {
+            tick.tick().await;
+            match watch.poll(SystemTime::now()) {
+                None => {}
+                Some(Ok(file)) => {
+                    tracing::info!(path = %watch.path().display(), "the file changed: applied");
+                    apply(&store, file.resources(rewrite), true);
+                }
+                Some(Err(e)) => {
+                    for problem in e.problems {
+                        tracing::error!("edit refused, the last good one serves: {problem}");
+                    }
+                }
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Hands resources to the store; `complete` if they are all there is.
+fn apply(store: &SharedStore, resources: Resources, complete: bool) {
+    let sets = [
+        (ResourceType::Secret, resources.secrets),
+        (ResourceType::Cluster, resources.clusters),
+        (ResourceType::Listener, resources.listeners),
+        (ResourceType::Route, resources.routes),
+    ];
+    for (kind, set) in sets {
+        if set.by_name.is_empty() && !complete {
+            continue;
+        }
+        let each = set.by_name.into_iter();
+        let list = each
+            .map(|(name, raw)| Resource { name, version: raw.version, value: raw.value })
+            .collect();
+        let outcome = store.apply(Update { complete, ..Update::new(kind, list) });
+        for refused in outcome.rejected {
+            tracing::error!(name = refused.name, reason = refused.reason, "resource refused");
+        }
+    }
 }
 
 fn stream_options(ads: &AdsSettings) -> Result<StreamOptions, StartError> {
@@ -275,9 +398,11 @@ async fn bind(
     setting: &'static str,
     address: SocketAddr,
 ) -> Result<tokio::net::TcpListener, StartError> {
-    tokio::net::TcpListener::bind(address)
-        .await
-        .map_err(|reason| StartError::Bind { setting, address, reason })
+    tokio::net::TcpListener::bind(address).await.map_err(|reason| StartError::Bind {
+        setting,
+        address,
+        reason,
+    })
 }
 
 /// This machine's address towards others, as Envoy shows it in mirrored

@@ -152,6 +152,14 @@ impl CodeCounters {
         self.more.get_or_init(Box::default).inc(u16::try_from(code).unwrap_or(0));
     }
 
+    /// Back to zero (`/reset_counters`).
+    pub fn reset(&self) {
+        self.cells.iter().for_each(|(_, counter)| counter.reset());
+        if let Some(more) = self.more.get() {
+            more.reset();
+        }
+    }
+
     /// Calls `visit` with every code seen and its count.
     pub fn each(&self, visit: &mut impl FnMut(u16, u64)) {
         for (cell, counter) in &self.cells {
@@ -193,6 +201,16 @@ macro_rules! shard {
         }
 
         impl $name {
+            /// Its counters by name.
+            pub const COUNTERS: &'static [(&'static str, fn(&Self) -> &Counter)] =
+                &[$((stringify!($counter), |s| &s.$counter)),*];
+            /// Its gauges by name.
+            pub const GAUGES: &'static [(&'static str, fn(&Self) -> &Gauge)] =
+                &[$((stringify!($gauge), |s| &s.$gauge)),*];
+            /// Its histograms by name.
+            pub const HISTOGRAMS: &'static [(&'static str, fn(&Self) -> &Histogram)] =
+                &[$((stringify!($histogram), |s| &s.$histogram)),*];
+
             /// Calls `visit` with the name and value of every metric, groups aside.
             pub fn each(&self, visit: &mut impl FnMut(&'static str, Metric<'_>)) {
                 $(visit(stringify!($counter), Metric::Counter(&self.$counter));)*

@@ -56,6 +56,15 @@ impl TapBody {
     }
 }
 
+/// The beginnings of both bodies of a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TapBodies {
+    /// Towards the upstream.
+    pub request: TapBody,
+    /// Towards the client.
+    pub response: TapBody,
+}
+
 /// What a trace is made of.
 #[derive(Clone, Copy, Debug)]
 pub struct Trace<'a> {

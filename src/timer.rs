@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
-/// Fires when nothing was touched for `limit`.
+/// What a limit of zero (off, as Envoy has it) becomes: longer than any process.
+const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// Fires when nothing was touched for `limit`; never if that is zero.
 #[derive(Debug)]
 pub(crate) struct IdleTimer {
     sleep: Pin<Box<Sleep>>,
@@ -20,11 +23,13 @@ impl IdleTimer {
     /// A timer that starts now.
     pub(crate) fn new(limit: Duration) -> Self {
         let last = Instant::now();
+        let limit = or_never(limit);
         Self { sleep: Box::pin(tokio::time::sleep_until(last + limit)), limit, last }
     }
 
     /// Starts anew with another limit.
     pub(crate) fn restart(&mut self, limit: Duration) {
+        let limit = or_never(limit);
         self.last = Instant::now();
         self.limit = limit;
         if self.sleep.deadline() > self.last + limit {
@@ -50,6 +55,10 @@ impl IdleTimer {
     }
 }
 
+fn or_never(limit: Duration) -> Duration {
+    if limit.is_zero() { NEVER } else { limit }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,6 +72,14 @@ mod tests {
         timer.touch();
         poll_fn(|cx| timer.poll_expired(cx)).await;
         assert!(start.elapsed() >= Duration::from_secs(17));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn zero_is_off() {
+        let mut timer = IdleTimer::new(Duration::ZERO);
+        let expired = poll_fn(|cx| timer.poll_expired(cx));
+        let day = Duration::from_secs(24 * 3600);
+        assert!(tokio::time::timeout(day, expired).await.is_err());
     }
 
     #[tokio::test(start_paused = true)]

@@ -24,13 +24,13 @@ use crate::model::Snapshot;
 use crate::plane::Plane;
 use crate::pool::Pools;
 use crate::stats::Shard;
-use crate::tap::Taps;
+use crate::tap::{TapBodies, Taps};
 
 /// How often pools look for connections that their peers closed or that have
 /// been idle for too long.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// Response heads kept for later requests, per worker.
+/// Response heads, and the like, kept for later requests, per worker.
 const SPARE_ANSWERS: usize = 64;
 
 /// What the control thread, or another worker, asks of a worker.
@@ -62,6 +62,7 @@ pub(crate) struct Worker {
     date: RefCell<(u64, [u8; 29])>,
     snapshot: RefCell<(u64, Arc<Snapshot>)>,
     answers: RefCell<Vec<Box<ResponseHead>>>,
+    spare_taps: RefCell<Vec<Box<TapBodies>>>,
     /// Own address as mirrored requests show it (`x-forwarded-for`).
     pub(crate) own_address: IpAddr,
     /// Requests in progress.
@@ -108,6 +109,21 @@ impl Worker {
         }
     }
 
+    /// Memory for the beginnings of two bodies, used again by later requests.
+    pub(crate) fn take_tap(&self) -> Box<TapBodies> {
+        self.spare_taps.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Gives it back.
+    pub(crate) fn put_tap(&self, mut tap: Box<TapBodies>) {
+        let mut spare = self.spare_taps.borrow_mut();
+        if spare.len() < SPARE_ANSWERS {
+            tap.request.clear();
+            tap.response.clear();
+            spare.push(tap);
+        }
+    }
+
     /// The `date` of now, rendered once a second.
     pub(crate) fn date(&self) -> [u8; 29] {
         let now = SystemTime::now()
@@ -147,7 +163,8 @@ impl Workers {
     /// # Errors
     /// The system's, if a thread or its reactor cannot be made.
     pub fn start(plane: &Arc<Plane>, count: usize, shared: &WorkerShared) -> io::Result<Self> {
-        let (senders, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| unbounded_channel()).unzip();
+        let (senders, receivers): (Vec<_>, Vec<_>) =
+            (0..count).map(|_| unbounded_channel()).unzip();
         let loads: Loads = (0..count).map(|_| AtomicUsize::new(0)).collect();
         let mut threads = Vec::with_capacity(count);
         for (index, commands) in receivers.into_iter().enumerate() {
@@ -166,6 +183,7 @@ impl Workers {
                         rng: RefCell::new(SmallRng::from_os_rng()),
                         snapshot: RefCell::default(),
                         answers: RefCell::default(),
+                        spare_taps: RefCell::default(),
                         own_address: shared.own_address,
                         date: RefCell::new((u64::MAX, [b' '; 29])),
                         streams: Cell::new(0),

@@ -2,7 +2,7 @@
 //! them. Loaded at first use: a process that takes its settings from the
 //! environment never needs them until somebody asks for `/config_dump`.
 
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -14,13 +14,25 @@ use serde_json::{Value, json};
 /// Made by `cargo run --example descriptors`.
 static DESCRIPTORS: &[u8] = include_bytes!("envoy.desc");
 
-/// The descriptors, decoded once.
+/// The descriptors while somebody needs them: decoded they take about 15 MiB, a
+/// tenth of the pod's limit.
+static POOL: Mutex<Option<DescriptorPool>> = Mutex::new(None);
+
+/// The descriptors, decoded at the first call (some milliseconds) and shared by
+/// later ones until [`release`].
 #[must_use]
-pub fn pool() -> &'static DescriptorPool {
-    static POOL: OnceLock<DescriptorPool> = OnceLock::new();
-    POOL.get_or_init(|| {
+pub fn pool() -> DescriptorPool {
+    let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+    pool.get_or_insert_with(|| {
         DescriptorPool::decode(DESCRIPTORS).expect("the committed descriptors are complete: tested")
     })
+    .clone()
+}
+
+/// Forgets the decoded descriptors; their memory is free when the last user is
+/// done. To be called after a `/config_dump`.
+pub fn release() {
+    *POOL.lock().unwrap_or_else(PoisonError::into_inner) = None;
 }
 
 /// The descriptor of a message by its full name, or by a type URL that ends in

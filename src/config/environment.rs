@@ -167,7 +167,6 @@ impl Environment {
         Ok(AdsTls {
             trusted_ca: Some(trusted_ca),
             client: Some(ClientIdentity { certificate, key }),
-            sni: None,
         })
     }
 }

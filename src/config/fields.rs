@@ -55,8 +55,11 @@ pub const BOOTSTRAP_FIELDS: &[FieldSpec] = &[
     ),
     natural("dynamic_resources.ads_config.transport_api_version", "Always V3."),
     natural("dynamic_resources.ads_config.set_node_on_first_message_only", "Always so."),
-    used("dynamic_resources.cds_config", "`ads: {}`; needed with `ads_config`."),
-    used("dynamic_resources.lds_config", "`ads: {}`; needed with `ads_config`."),
+    used(
+        "dynamic_resources.cds_config",
+        "`ads: {}`, or an `api_config_source` as in `ads_config` (older bootstraps of Seldon), which is asked over one ADS stream all the same.",
+    ),
+    used("dynamic_resources.lds_config", "As `cds_config`, with the same cluster."),
     natural(
         "layered_runtime.layers[].rtds_layer",
         "Not subscribed to: Seldon's scheduler has no runtime resources, and Envoy waits 15 s for them.",
@@ -71,7 +74,7 @@ pub const BOOTSTRAP_FIELDS: &[FieldSpec] = &[
     ),
     used(
         "static_resources.listeners",
-        "One with a health check filter is the utility listener (below); all others are served as if LDS had sent them.",
+        "One with a health check filter, or all of whose routes lead to the admin address, is the utility listener (below); all others are served as if LDS had sent them.",
     ),
     used("static_resources.secrets", "Served as if SDS had sent them."),
 ];
@@ -83,17 +86,65 @@ pub const ADS_CLUSTER_FIELDS: &[FieldSpec] = &[
     used("connect_timeout", "Default: 1s (Envoy: 5s)."),
     used("load_assignment", "The first endpoint's `socket_address`: host and port."),
     used(
-        "typed_extension_protocol_options[]",
-        "`HttpProtocolOptions` with HTTP/2: `connection_keepalive.interval` (60s or more) and `timeout`.",
+        "typed_extension_protocol_options[].explicit_http_config.http2_protocol_options.connection_keepalive.interval",
+        "60s or more. Default: 60s.",
     ),
-    used("http2_protocol_options", "The same, in its older place."),
     used(
-        "transport_socket",
-        "`UpstreamTlsContext`: one certificate with key, `trusted_ca`, `sni`. Files are read at start.",
+        "typed_extension_protocol_options[].explicit_http_config.http2_protocol_options.connection_keepalive.timeout",
+        "Default: 2s.",
     ),
+    natural(
+        "typed_extension_protocol_options[].explicit_http_config.http2_protocol_options.connection_keepalive.interval_jitter",
+        "Some jitter is always added.",
+    ),
+    used("http2_protocol_options.connection_keepalive", "The same, in its older place."),
+    natural("transport_socket.name", "A name."),
+    used(
+        "transport_socket.typed_config.common_tls_context.tls_certificates[].certificate_chain",
+        "PEM; files are read at start. One certificate.",
+    ),
+    used(
+        "transport_socket.typed_config.common_tls_context.tls_certificates[].private_key",
+        "PEM; files are read at start.",
+    ),
+    used(
+        "transport_socket.typed_config.common_tls_context.validation_context.trusted_ca",
+        "PEM; files are read at start. The name in the certificate is not checked. Without it, the server is not verified.",
+    ),
+    used(
+        "transport_socket.typed_config.common_tls_context.tls_certificate_sds_secret_configs[]",
+        "A secret from a file: `sds_config.path` or `path_config_source.path`. Read at start.",
+    ),
+    used(
+        "transport_socket.typed_config.common_tls_context.validation_context_sds_secret_config",
+        "The same for `trusted_ca`.",
+    ),
+    natural("transport_socket.typed_config.common_tls_context.alpn_protocols", "Always `h2`."),
+    nothing("transport_socket.typed_config.sni", "no server name is sent"),
     natural("lb_policy", "There is one endpoint."),
     natural("dns_lookup_family", "Every address of the name is tried."),
     natural("alt_stat_name", "A name."),
+];
+
+/// Fields of the utility listener.
+pub const UTILITY_FIELDS: &[FieldSpec] = &[
+    used("name", "Shown by `/listeners`. Default: `util_endpoint`."),
+    used("address", "An IP address with a `port_value`."),
+    natural("filter_chains[].filters[].name", "A name."),
+    used("filter_chains[].filters[].typed_config.stat_prefix", "Prefix of its statistics."),
+    natural("filter_chains[].filters[].typed_config.codec_type", "Found out per connection."),
+    natural(
+        "filter_chains[].filters[].typed_config.generate_request_id",
+        "Nothing is passed on that could carry one.",
+    ),
+    used(
+        "filter_chains[].filters[].typed_config.http_filters",
+        "The health check filter: `:path` exactly `/ready`, no pass-through.",
+    ),
+    used(
+        "filter_chains[].filters[].typed_config.route_config",
+        "Prefixes `/stats` and `/ready` to the admin cluster. Other routes are named in a warning.",
+    ),
 ];
 
 /// Names every field that is set and does nothing here.
@@ -108,11 +159,10 @@ fn walk(node: &Node, path: &str, pattern: &str, table: &[FieldSpec], found: &mut
         Kind::Map(entries) => {
             for entry in entries.iter().filter(|e| e.key != "@type") {
                 let key = snake_case(&entry.key);
-                let path = join(path, &entry.key);
                 // A map with names of extensions as keys counts as a list.
-                let pattern = match key.contains('.') {
-                    true => format!("{pattern}[]"),
-                    false => join(pattern, &key),
+                let (path, pattern) = match key.contains('.') {
+                    true => (format!("{path}[\"{}\"]", entry.key), format!("{pattern}[]")),
+                    false => (join(path, &entry.key), join(pattern, &key)),
                 };
                 visit(&entry.value, entry.line, &path, &pattern, table, found);
             }
@@ -134,6 +184,14 @@ fn visit(
     table: &[FieldSpec],
     found: &mut Vec<At>,
 ) {
+    // A list of one may be written without the list. Maps that extensions' names
+    // are the keys of count as lists, but of their values.
+    let item = format!("{pattern}[]");
+    let is_list = table.iter().any(|s| s.path.starts_with(&item));
+    let pattern = match &node.kind {
+        Kind::Map(entries) if is_list && !entries.iter().any(|e| e.key.contains('.')) => &item,
+        _ => pattern,
+    };
     if let Some(spec) = table.iter().find(|s| s.path == pattern) {
         if spec.effect == FieldEffect::Nothing && !discards(node) {
             let message = format!("no effect: {}", spec.doc);

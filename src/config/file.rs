@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::flags::Flags;
-use super::settings::{ConfigError, Problem, Settings};
+use super::native::NativeFile;
+use super::settings::{ConfigError, Problem, Settings, Source};
 use super::yaml::{Kind, Node};
 use super::{bootstrap, yaml};
 
@@ -89,6 +90,16 @@ pub(super) fn settings(flags: &Flags) -> Result<Settings, ConfigError> {
 }
 
 fn native(path: PathBuf, name: &str, documents: &[Node]) -> Result<Settings, ConfigError> {
-    let _ = (path, documents);
-    Err(Problem::new(name, "not there yet").into())
+    let file = NativeFile::from_documents(name, documents)?;
+    let mut settings = Settings {
+        source: Source::File(path),
+        rewrite: file.rewrite,
+        notices: file.notices,
+        ..Settings::default()
+    };
+    settings.admin = file.admin.or(settings.admin);
+    if let (Some(utility), Some(address)) = (&mut settings.utility, file.utility) {
+        utility.address = address;
+    }
+    Ok(settings)
 }

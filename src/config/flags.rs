@@ -195,7 +195,8 @@ impl Parsing {
                 .ok_or_else(|| Problem::new("", format!("option '{shown}' needs a value")))?,
         };
         match spec.effect {
-            Effect::Own | Effect::Envoy => self.set(spec.name, &value),
+            Effect::Own => self.set_own(spec.name, &value),
+            Effect::Envoy => self.set_envoy(spec.name, &value),
             Effect::Nothing(why) => {
                 self.flags
                     .notices
@@ -216,16 +217,12 @@ impl Parsing {
         Err(Problem::new("", format!("unexpected argument '{argument}'")))
     }
 
-    fn set(&mut self, name: &'static str, value: &str) -> Result<(), Problem> {
+    /// A flag of Envoy.
+    fn set_envoy(&mut self, name: &'static str, value: &str) -> Result<(), Problem> {
         let flags = &mut self.flags;
-        let wrong = |expected: &str| {
-            Problem::new("", format!("option '--{name}': '{value}' is not {expected}"))
-        };
-        let path = || {
-            if value.is_empty() { Err(wrong("a path")) } else { Ok(PathBuf::from(value)) }
-        };
+        let wrong = |expected: &str| wrong_value(name, value, expected);
         match name {
-            "config-path" => flags.config_path = Some(path()?),
+            "config-path" => flags.config_path = Some(path(name, value)?),
             "config-yaml" => flags.config_yaml = Some(value.to_owned()),
             "allow-unknown-static-fields" | "allow-unknown-fields" => {
                 flags.allow_unknown_fields = true;
@@ -256,21 +253,14 @@ impl Parsing {
                         .to_owned(),
                 }),
             },
-            "log-path" => flags.log_path = Some(path()?),
+            "log-path" => flags.log_path = Some(path(name, value)?),
             "drain-time-s" => {
                 let seconds: u32 = value.parse().map_err(|_| wrong("a number of seconds"))?;
                 flags.drain_time = Some(Duration::from_secs(u64::from(seconds)));
             }
             "service-node" => flags.service_node = Some(value.to_owned()),
             "service-cluster" => flags.service_cluster = Some(value.to_owned()),
-            "admin-address" => flags.admin = Some(value.parse().map_err(|_| wrong(ADDRESS))?),
-            "admin-address-path" => flags.admin_address_path = Some(path()?),
-            "utility-address" => flags.utility = Some(value.parse().map_err(|_| wrong(ADDRESS))?),
-            "removed-cluster-grace" => {
-                flags.removed_cluster_grace = Some(duration(value).ok_or_else(|| wrong(DURATION))?);
-            }
-            "saved-snapshot" => flags.saved_snapshot = Some(path()?),
-            "rewrite" => flags.rewrite = true,
+            "admin-address-path" => flags.admin_address_path = Some(path(name, value)?),
             "mode" => match value {
                 "serve" => {}
                 "validate" => self.validate = true,
@@ -280,6 +270,23 @@ impl Parsing {
             "restart-epoch" => return Err(wrong("0; there is no hot restart")),
             "local-address-ip-version" if matches!(value, "v4" | "v6") => {}
             "local-address-ip-version" => return Err(wrong("'v4' or 'v6'")),
+            other => return Err(Problem::new("", format!("unknown option '--{other}'"))),
+        }
+        Ok(())
+    }
+
+    /// A flag of Radiant.
+    fn set_own(&mut self, name: &'static str, value: &str) -> Result<(), Problem> {
+        let flags = &mut self.flags;
+        let wrong = |expected: &str| wrong_value(name, value, expected);
+        match name {
+            "admin-address" => flags.admin = Some(value.parse().map_err(|_| wrong(ADDRESS))?),
+            "utility-address" => flags.utility = Some(value.parse().map_err(|_| wrong(ADDRESS))?),
+            "removed-cluster-grace" => {
+                flags.removed_cluster_grace = Some(duration(value).ok_or_else(|| wrong(DURATION))?);
+            }
+            "saved-snapshot" => flags.saved_snapshot = Some(path(name, value)?),
+            "rewrite" => flags.rewrite = true,
             "port" => self.demo.port = Some(value.parse().map_err(|_| wrong("a port"))?),
             "models" => self.demo.models = Some(value.parse().map_err(|_| wrong("a number"))?),
             "no-proxy" => self.demo.no_proxy = true,
@@ -339,6 +346,17 @@ fn find(argument: &str) -> Result<Option<(&'static FlagSpec, Option<String>)>, P
     // `-cFILE` and `-c=FILE`, as Envoy's parser takes them.
     let value = (!rest.is_empty()).then(|| rest.strip_prefix('=').unwrap_or(rest).to_owned());
     Ok(Some((spec, value)))
+}
+
+fn wrong_value(name: &str, value: &str, expected: &str) -> Problem {
+    Problem::new("", format!("option '--{name}': '{value}' is not {expected}"))
+}
+
+fn path(name: &str, value: &str) -> Result<PathBuf, Problem> {
+    match value {
+        "" => Err(wrong_value(name, value, "a path")),
+        _ => Ok(PathBuf::from(value)),
+    }
 }
 
 /// More workers than this is a mistake: each costs a runtime and its shards.

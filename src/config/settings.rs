@@ -41,8 +41,8 @@ pub struct Settings {
     pub saved_snapshot: Option<PathBuf>,
     /// Logging.
     pub log: LogSettings,
-    /// The bootstrap in proto3 JSON, for `/config_dump`. `Null` in plain
-    /// scheduler mode: `bootstrap_json` makes it on demand.
+    /// The bootstrap in proto3 JSON, for `/config_dump`; `Null` without one:
+    /// [`Settings::bootstrap_json`] then makes one of the settings.
     pub bootstrap: serde_json::Value,
     /// What was given, is known, and has no effect here. To be logged as
     /// warnings once logging works.
@@ -105,15 +105,14 @@ pub enum XdsVariant {
 
 /// TLS towards the scheduler. The server's chain is verified against
 /// `trusted_ca` without a name check, as Envoy does by Seldon's bootstrap;
-/// ALPN `h2` is offered.
+/// ALPN `h2` is offered, no
+/// server name is sent.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct AdsTls {
     /// PEM; `None`: the server is not verified (Envoy: no validation context).
     pub trusted_ca: Option<Vec<u8>>,
     /// Certificate to present, if any.
     pub client: Option<ClientIdentity>,
-    /// Envoy: `UpstreamTlsContext.sni`; `None`: none is sent.
-    pub sni: Option<String>,
 }
 
 /// A client certificate with its key.
@@ -130,7 +129,6 @@ impl fmt::Debug for AdsTls {
         f.debug_struct("AdsTls")
             .field("trusted_ca", &self.trusted_ca.is_some())
             .field("client", &self.client.is_some())
-            .field("sni", &self.sni)
             .finish()
     }
 }

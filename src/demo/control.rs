@@ -10,8 +10,8 @@
 //! | `POST /pipelines/NAME`, `DELETE /pipelines/NAME` | the same for pipelines |
 //!
 //! A change is answered when the connected proxies have acknowledged it, with
-//! `"applied": true`; if there is none, or it takes longer than
-//! [`APPLY_LIMIT`], with `"applied": false`.
+//! `"applied": true`; if there is none, if one refuses, or if it takes longer
+//! than [`APPLY_LIMIT`], with `"applied": false`.
 
 use std::convert::Infallible;
 use std::net::TcpListener;
@@ -42,11 +42,11 @@ const MAX_REQUEST: usize = 4 << 20;
 struct Refusal(StatusCode, String);
 
 impl Refusal {
-    fn bad(message: impl ToString) -> Self {
+    fn bad(message: &impl ToString) -> Self {
         Self(StatusCode::BAD_REQUEST, message.to_string())
     }
 
-    fn not_found(message: impl ToString) -> Self {
+    fn not_found(message: &impl ToString) -> Self {
         Self(StatusCode::NOT_FOUND, message.to_string())
     }
 }
@@ -138,7 +138,7 @@ async fn act(
 ) -> Result<Value, Refusal> {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let body = Limited::new(request.into_body(), MAX_REQUEST).collect().await;
-    let body = body.map_err(Refusal::bad)?.to_bytes();
+    let body = body.map_err(|e| Refusal::bad(&e))?.to_bytes();
     let parts: Vec<&str> = path.split('/').skip(1).collect();
     let operation = match (&method, parts.as_slice()) {
         (&Method::GET, ["state"]) => return Ok(state(scheduler)),
@@ -149,23 +149,23 @@ async fn act(
                 name: (*name).to_owned(),
                 gateways: backends.gateways.clone(),
             }),
-            _ => return Err(Refusal::not_found(path)),
+            _ => return Err(Refusal::not_found(&path)),
         },
-        (&Method::DELETE, [kind, name]) => remove(scheduler, kind, (*name).to_owned())?,
-        _ => return Err(Refusal::not_found(format!("{method} {path}"))),
+        (&Method::DELETE, [kind, name]) => remove(scheduler, kind, name)?,
+        _ => return Err(Refusal::not_found(&format!("{method} {path}"))),
     };
-    let nacks = scheduler.nacks_total();
     scheduler.apply(operation);
     let settled = scheduler.settled(APPLY_LIMIT).await;
-    let refused = scheduler.nacks_total() > nacks;
-    Ok(json!({"applied": settled && !refused, "proxies": scheduler.streams()}))
+    let refused = scheduler.refused();
+    let applied = settled && refused.is_empty();
+    Ok(json!({"applied": applied, "proxies": scheduler.streams(), "refused": refused}))
 }
 
 fn parse<'a, T: Deserialize<'a> + Default>(body: &'a [u8]) -> Result<T, Refusal> {
     if body.is_empty() {
         Ok(T::default())
     } else {
-        serde_json::from_slice(body).map_err(Refusal::bad)
+        serde_json::from_slice(body).map_err(|e| Refusal::bad(&e))
     }
 }
 
@@ -221,7 +221,7 @@ fn weights(weights: Map<String, Value>) -> Result<Vec<(String, u32)>, Refusal> {
         let number = weight.as_u64().and_then(|w| u32::try_from(w).ok());
         match number {
             Some(number) => Ok((name, number)),
-            None => Err(Refusal::bad(format!("{name}: {weight} is no weight"))),
+            None => Err(Refusal::bad(&format!("{name}: {weight} is no weight"))),
         }
     };
     weights.into_iter().map(weight).collect()
@@ -232,40 +232,46 @@ fn weights(weights: Map<String, Value>) -> Result<Vec<(String, u32)>, Refusal> {
 fn check(scheduler: &SchedulerHandle, experiment: &Experiment) -> Result<(), Refusal> {
     let Experiment { kind, candidates, default, mirror, .. } = experiment;
     if candidates.is_empty() {
-        return Err(Refusal::bad("candidates: at least one is needed"));
+        return Err(Refusal::bad(&"candidates: at least one is needed"));
     }
     if let Some(default) = default
         && !candidates.iter().any(|(name, _)| name == default)
     {
-        return Err(Refusal::bad(format!("default: {default} is not a candidate")));
+        return Err(Refusal::bad(&format!("default: {default} is not a candidate")));
     }
     scheduler.with_state(|state| {
+        let others = || state.experiments().iter().filter(|e| e.name != experiment.name);
+        if default.is_some()
+            && let Some(other) = others().find(|e| e.kind == *kind && e.default == *default)
+        {
+            return Err(Refusal::bad(&format!("default: taken by experiment {}", other.name)));
+        }
         for (name, _) in candidates.iter().chain(mirror) {
             let known = match kind {
                 ExperimentKind::Model => state.model(name).is_some(),
                 ExperimentKind::Pipeline => state.pipelines().any(|p| p.name == *name),
             };
             if !known {
-                return Err(Refusal::bad(format!("{name} is not loaded")));
+                return Err(Refusal::bad(&format!("{name} is not loaded")));
             }
         }
         Ok(())
     })
 }
 
-fn remove(scheduler: &SchedulerHandle, kind: &str, name: String) -> Result<Operation, Refusal> {
+fn remove(scheduler: &SchedulerHandle, kind: &str, name: &str) -> Result<Operation, Refusal> {
     let (known, operation) = scheduler.with_state(|state| match kind {
-        "models" => (state.model(&name).is_some(), Operation::UnloadModel(name.clone())),
+        "models" => (state.model(name).is_some(), Operation::UnloadModel(name.to_owned())),
         "experiments" => (
             state.experiments().iter().any(|e| e.name == name),
-            Operation::StopExperiment(name.clone()),
+            Operation::StopExperiment(name.to_owned()),
         ),
         "pipelines" => {
-            (state.pipelines().any(|p| p.name == name), Operation::StopPipeline(name.clone()))
+            (state.pipelines().any(|p| p.name == name), Operation::StopPipeline(name.to_owned()))
         }
-        _ => (false, Operation::UnloadModel(name.clone())),
+        _ => (false, Operation::UnloadModel(name.to_owned())),
     });
-    if known { Ok(operation) } else { Err(Refusal::not_found(format!("{kind}: no {name}"))) }
+    if known { Ok(operation) } else { Err(Refusal::not_found(&format!("{kind}: no {name}"))) }
 }
 
 fn state(scheduler: &SchedulerHandle) -> Value {
@@ -299,7 +305,9 @@ fn state(scheduler: &SchedulerHandle) -> Value {
     });
     let mut value = loaded;
     value["proxies"] = json!(scheduler.streams());
-    value["applied"] = json!(scheduler.is_settled());
-    value["refused"] = json!(scheduler.nacks());
+    let refused = scheduler.refused();
+    value["applied"] = json!(scheduler.is_settled() && refused.is_empty());
+    value["refused"] = json!(refused);
+    value["nacks"] = json!(scheduler.nacks());
     value
 }

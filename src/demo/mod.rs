@@ -114,6 +114,26 @@ fn free_ports<const N: usize>(host: IpAddr) -> io::Result<[u16; N]> {
     Ok(ports)
 }
 
+/// A listening socket on `runtime`, which need not run: callable from anywhere,
+/// tasks of another runtime included.
+fn listen(
+    runtime: &tokio::runtime::Runtime,
+    addr: SocketAddr,
+) -> io::Result<tokio::net::TcpListener> {
+    let _entered = runtime.enter();
+    let socket = match addr {
+        SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
+    };
+    // A restarted scheduler takes the port that it had before.
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    socket.listen(BACKLOG)
+}
+
+/// Connections that wait to be accepted; a load test opens hundreds at once.
+const BACKLOG: u32 = 1024;
+
 /// Where models can be placed.
 #[derive(Clone, Debug)]
 pub(crate) struct Backends {
@@ -207,10 +227,10 @@ impl Demo {
         self.scheduler.handle()
     }
 
-    /// Settings of a proxy for this demo: its scheduler, its ports.
+    /// Settings of a proxy for this demo: its scheduler and its ports, the rest
+    /// as in `settings`.
     #[must_use]
-    pub fn settings(&self) -> Settings {
-        let mut settings = Settings::default();
+    pub fn settings(&self, mut settings: Settings) -> Settings {
         let scheduler = self.scheduler_addr();
         settings.source = Source::Scheduler(Box::new(AdsSettings {
             host: scheduler.ip().to_string(),
@@ -267,14 +287,13 @@ fn operations(backends: &Backends, synthetic: usize) -> Vec<Operation> {
 /// # Errors
 ///
 /// As [`Demo::start`], and what the proxy says.
-pub fn main(options: &DemoOptions) -> io::Result<()> {
+pub fn main(options: &DemoOptions, settings: Settings, hooks: Hooks) -> io::Result<()> {
     let demo = Demo::start(options)?;
     print!("{demo}");
     if !options.proxy {
         return wait_for_signal();
     }
-    let hooks = Hooks { signals: true, ..Hooks::default() };
-    Proxy::start(demo.settings(), hooks).map_err(io::Error::other)?.join();
+    Proxy::start(demo.settings(settings), hooks).map_err(io::Error::other)?.join();
     Ok(())
 }
 

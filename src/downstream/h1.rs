@@ -9,17 +9,17 @@ use bytes::Bytes;
 use http::HeaderMap;
 
 use super::Connection;
+use crate::body::BodyReader;
 use crate::exchange::{Body, Downstream, DownstreamError};
 use crate::flags::ResponseFlag;
 use crate::headers::{RequestHead, ResponseHead};
-use crate::body::BodyReader;
 use crate::http1::body::{CHUNK_END, LAST_CHUNK, chunk_head};
 use crate::http1::request::{Parser, RequestInfo};
 use crate::http1::write::{self, Coding, ResponseFraming};
 use crate::http1::{BodyLength, HeadError, HeadLimits, Parsed};
-use crate::model::ListenerConfig;
 use crate::io::{Io, Reader, Writer};
 use crate::local_reply::{LocalReply, RequestForm};
+use crate::model::ListenerConfig;
 use crate::router::{self, Fate, Received};
 use crate::timer::IdleTimer;
 
@@ -158,12 +158,7 @@ impl Client {
         }
     }
 
-    fn begin(
-        &mut self,
-        body: BodyLength,
-        info: RequestInfo,
-        max_trailer_bytes: usize,
-    ) -> Received {
+    fn begin(&mut self, body: BodyLength, info: RequestInfo, max_trailer_bytes: usize) -> Received {
         self.body = BodyReader::new(body, max_trailer_bytes);
         self.head_request = info.is_head;
         self.continue_wanted = info.expect_continue && !self.body.is_done();
@@ -177,11 +172,7 @@ impl Client {
     }
 
     /// Answers bytes that are no request; the connection ends.
-    async fn refuse(
-        &mut self,
-        connection: &Connection,
-        reply: LocalReply,
-    ) -> Fate {
+    async fn refuse(&mut self, connection: &Connection, reply: LocalReply) -> Fate {
         let shard = connection.shard();
         if reply.flags.has(ResponseFlag::DownstreamProtocolError) {
             shard.downstream_cx_protocol_error.inc();
@@ -233,10 +224,7 @@ enum Next {
 }
 
 impl Downstream for Client {
-    fn poll_data(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, DownstreamError>>> {
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, DownstreamError>>> {
         loop {
             match self.body.next(&mut self.reader.buf) {
                 Ok(Some(data)) => return Poll::Ready(Some(Ok(data))),
@@ -281,11 +269,8 @@ impl Downstream for Client {
         close: bool,
     ) -> Result<(), DownstreamError> {
         self.continue_wanted = false;
-        let framing = ResponseFraming {
-            close,
-            to_head: self.head_request,
-            has_body: body != Body::Empty,
-        };
+        let framing =
+            ResponseFraming { close, to_head: self.head_request, has_body: body != Body::Empty };
         self.chunked =
             self.writer.put_with(|out| write::response(out, head, framing)) == Coding::Chunked;
         Ok(())

@@ -130,10 +130,7 @@ struct Http2Stream {
 }
 
 impl Downstream for Http2Stream {
-    fn poll_data(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, DownstreamError>>> {
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, DownstreamError>>> {
         self.receive
             .poll_data(cx)
             .map(|next| next.map(|data| data.map_err(|_| DownstreamError::Gone)))

@@ -99,9 +99,13 @@ impl LengthDecoder {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// In the size; `digits`: at least one was seen.
-    Size { digits: bool },
+    Size {
+        digits: bool,
+    },
     /// Behind the size, up to CR LF; `cr`: the last byte was CR.
-    Extension { cr: bool },
+    Extension {
+        cr: bool,
+    },
     /// In the data; the size counts down.
     Data,
     /// Behind the data, up to LF. What stands before it is ignored.

@@ -1,18 +1,21 @@
 //! Field lines: syntax, obs-fold, joining of repeated standard fields.
 
+use std::ops::Range;
+
 use crate::headers::{HeaderId, Headers};
 
 /// A block of field lines is malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed;
 
-/// One field as it stands in the message.
-pub(crate) struct RawField<'a> {
+/// One field as it stands in a block of lines; parts are given as ranges of it.
+pub(crate) struct RawField {
     /// Not empty, only token characters; case as received.
-    pub(crate) name: &'a [u8],
-    /// Without surrounding blanks; may contain CR and, where lines were folded,
-    /// LF.
-    pub(crate) value: &'a [u8],
+    pub(crate) name: Range<usize>,
+    /// Without surrounding blanks; may contain CR and, if `folded`, LF.
+    pub(crate) value: Range<usize>,
+    /// Several lines.
+    pub(crate) folded: bool,
 }
 
 /// True if no byte is a control other than tab, CR and LF.
@@ -39,14 +42,14 @@ static TOKEN: [bool; 256] = {
     table
 };
 
-/// Walks the field lines of `block`, whose lines end at `ends` (offsets behind
-/// each LF); the last line is the empty one. Calls `each` for every field;
-/// lines that begin with a blank continue the one before.
-pub(crate) fn walk<'a>(
-    block: &'a [u8],
+/// Walks the field lines of `block` from `start` on, which end at `ends`
+/// (offsets behind each LF); the last line is the empty one. Calls `each` for
+/// every field; lines that begin with a blank continue the one before.
+pub(crate) fn walk(
+    block: &[u8],
     start: usize,
     ends: &[u32],
-    mut each: impl FnMut(RawField<'a>) -> Result<(), Malformed>,
+    mut each: impl FnMut(RawField) -> Result<(), Malformed>,
 ) -> Result<(), Malformed> {
     let Some((_, lines)) = ends.split_last() else {
         return Ok(());
@@ -55,34 +58,41 @@ pub(crate) fn walk<'a>(
     let mut index = 0;
     while index < lines.len() {
         let mut to = lines[index] as usize;
+        let mut folded = false;
         index += 1;
         while index < lines.len() {
             match block[to] {
-                b' ' | b'\t' => to = lines[index] as usize,
+                b' ' | b'\t' => {
+                    to = lines[index] as usize;
+                    folded = true;
+                }
                 b if b > b' ' => break,
                 _ => return Err(Malformed),
             }
             index += 1;
         }
-        each(split_field(&block[from..to])?)?;
+        let line = &block[from..to];
+        let colon = line.iter().position(|&b| !TOKEN[b as usize]).ok_or(Malformed)?;
+        if colon == 0 || line[colon] != b':' {
+            return Err(Malformed);
+        }
+        let value = trim(block, from + colon + 1..to);
+        each(RawField { name: from..from + colon, value, folded })?;
         from = to;
     }
     Ok(())
 }
 
-fn split_field(line: &[u8]) -> Result<RawField<'_>, Malformed> {
-    let colon = line.iter().position(|&b| !TOKEN[b as usize]).ok_or(Malformed)?;
-    if colon == 0 || line[colon] != b':' {
-        return Err(Malformed);
+/// `range` of `block` without leading and trailing bytes up to a blank.
+fn trim(block: &[u8], range: Range<usize>) -> Range<usize> {
+    let Range { mut start, mut end } = range;
+    while start < end && block[start] <= b' ' {
+        start += 1;
     }
-    Ok(RawField { name: &line[..colon], value: trim(&line[colon + 1..]) })
-}
-
-/// Without leading and trailing bytes up to a blank.
-pub(crate) fn trim(value: &[u8]) -> &[u8] {
-    let from = value.iter().position(|&b| b > b' ').unwrap_or(value.len());
-    let to = value.iter().rposition(|&b| b > b' ').map_or(from, |last| last + 1);
-    &value[from..to]
+    while end > start && block[end - 1] <= b' ' {
+        end -= 1;
+    }
+    start..end
 }
 
 /// Without leading and trailing spaces and tabs.
@@ -102,14 +112,9 @@ pub(crate) fn has_token(value: &[u8], token: &[u8]) -> bool {
     tokens(value).any(|t| t.eq_ignore_ascii_case(token))
 }
 
-/// `value` without CR and LF; `scratch` holds the bytes if there were any.
-pub(crate) fn without_line_ends<'a>(value: &'a [u8], scratch: &'a mut Vec<u8>) -> &'a [u8] {
-    if memchr::memchr2(b'\r', b'\n', value).is_none() {
-        return value;
-    }
-    scratch.clear();
-    scratch.extend(value.iter().copied().filter(|&b| b != b'\r' && b != b'\n'));
-    scratch
+/// `value` without CR and LF.
+pub(crate) fn without_line_ends(value: &[u8]) -> Vec<u8> {
+    value.iter().copied().filter(|&b| b != b'\r' && b != b'\n').collect()
 }
 
 /// Decimal digits only, at most `u64::MAX`.
@@ -126,67 +131,126 @@ pub(crate) fn parse_length(value: &[u8]) -> Option<u64> {
 /// Adds fields to a head, joining those that Envoy joins, and counts.
 pub(crate) struct Collector<'h> {
     headers: &'h mut Headers,
-    /// Which joinable names were seen: bit = [`join_slot`].
+    /// Where the block of lines was copied to.
+    base: usize,
+    /// Which joinable names were seen, one bit for each slot.
     seen: u64,
     slot_of: fn(HeaderId, &[u8]) -> Option<u32>,
+    /// Values may have a CR inside.
+    inner_cr: bool,
     /// Entries that are not in `headers`: a request's host.
     outside: usize,
     max_fields: usize,
-    /// Once there were more than `max_fields` nothing more is stored.
-    overflown: bool,
+    /// What the fields say about the body.
+    pub(crate) framing: Framing,
 }
 
 impl<'h> Collector<'h> {
+    /// For the fields of `block`.
     pub(crate) fn new(
         headers: &'h mut Headers,
+        block: &[u8],
         slot_of: fn(HeaderId, &[u8]) -> Option<u32>,
+        inner_cr: bool,
         max_fields: usize,
     ) -> Self {
-        Self { headers, seen: 0, slot_of, outside: 0, max_fields, overflown: false }
+        let base = headers.adopt(block);
+        let framing = Framing::default();
+        Self { headers, base, seen: 0, slot_of, inner_cr, outside: 0, max_fields, framing }
     }
 
-    /// Counts an entry that the caller keeps; several are one.
-    pub(crate) fn count_outside(&mut self) {
-        self.outside = 1;
-    }
-
-    /// True if there were more fields than allowed.
+    /// True if there were more fields than allowed. What came behind was not
+    /// stored.
     pub(crate) fn is_overflown(&self) -> bool {
         self.headers.len() + self.outside > self.max_fields
     }
 
-    /// Adds a field; `name` in lower case.
-    pub(crate) fn add(&mut self, id: HeaderId, name: &[u8], value: &[u8]) {
-        if self.overflown {
-            return;
+    /// True if a joinable field was seen; by its slot.
+    pub(crate) fn has_seen(&self, slot: u32) -> bool {
+        self.seen & (1 << slot) != 0
+    }
+
+    /// Adds a request field; false if it is `host`, which is counted only.
+    pub(crate) fn add_request(&mut self, field: RawField) -> Result<bool, Malformed> {
+        let field = self.moved(field);
+        let id = self.headers.lower_part(field.name.clone());
+        if id == HeaderId::Host {
+            self.outside = 1;
+            return Ok(false);
         }
+        self.add(id, field)?;
+        Ok(true)
+    }
+
+    /// Adds a response field.
+    pub(crate) fn add_response(&mut self, field: RawField) -> Result<(), Malformed> {
+        let field = self.moved(field);
+        let id = self.headers.lower_part(field.name.clone());
+        self.add(id, field)
+    }
+
+    /// The same field in the copy.
+    fn moved(&self, field: RawField) -> RawField {
+        let at = |part: Range<usize>| part.start + self.base..part.end + self.base;
+        RawField { name: at(field.name), value: at(field.value), folded: field.folded }
+    }
+
+    fn add(&mut self, id: HeaderId, field: RawField) -> Result<(), Malformed> {
+        let raw = self.headers.part(field.value.clone());
+        match id {
+            HeaderId::ContentLength => self.framing.add_length(raw)?,
+            HeaderId::TransferEncoding => self.framing.add_coding(raw),
+            _ => {}
+        }
+        if self.headers.len() > self.max_fields {
+            return Ok(());
+        }
+        let odd = (self.inner_cr || field.folded).then(|| without_line_ends(raw));
+        let name = self.headers.part(field.name.clone());
         if let Some(slot) = (self.slot_of)(id, name) {
             let bit = 1u64 << slot;
             if self.seen & bit != 0 {
                 let first = self.headers.iter().position(|f| f.name == name);
-                self.headers.append_at(first.unwrap_or(usize::MAX), value);
-                return;
+                let value = odd.unwrap_or_else(|| raw.to_vec());
+                self.headers.append_at(first.unwrap_or(usize::MAX), &value);
+                return Ok(());
             }
             self.seen |= bit;
         }
-        self.headers.push_known(id, name, value);
-        self.overflown = self.headers.len() > self.max_fields;
+        let value = match odd {
+            Some(value) => {
+                let start = self.headers.adopt(&value);
+                start..start + value.len()
+            }
+            None => field.value,
+        };
+        self.headers.push_part(id, field.name, value);
+        Ok(())
     }
+}
+
+/// Slots that the codec itself asks for; the same for requests and responses.
+pub(crate) mod slot {
+    pub(crate) const CONNECTION: u32 = 0;
+    pub(crate) const PROXY_CONNECTION: u32 = 1;
+    pub(crate) const TRANSFER_ENCODING: u32 = 2;
+    pub(crate) const UPGRADE: u32 = 3;
+    pub(crate) const EXPECT: u32 = 4;
 }
 
 /// The slot of a request field that Envoy joins when it is repeated.
 pub(crate) fn request_join_slot(id: HeaderId, name: &[u8]) -> Option<u32> {
     Some(match id {
-        HeaderId::Accept => 0,
-        HeaderId::Connection => 1,
-        HeaderId::ContentType => 2,
-        HeaderId::Expect => 3,
-        HeaderId::GrpcTimeout => 4,
-        HeaderId::KeepAlive => 5,
-        HeaderId::ProxyConnection => 6,
-        HeaderId::Te => 7,
-        HeaderId::TransferEncoding => 8,
-        HeaderId::Upgrade => 9,
+        HeaderId::Connection => slot::CONNECTION,
+        HeaderId::ProxyConnection => slot::PROXY_CONNECTION,
+        HeaderId::TransferEncoding => slot::TRANSFER_ENCODING,
+        HeaderId::Upgrade => slot::UPGRADE,
+        HeaderId::Expect => slot::EXPECT,
+        HeaderId::Accept => 5,
+        HeaderId::ContentType => 6,
+        HeaderId::GrpcTimeout => 7,
+        HeaderId::KeepAlive => 8,
+        HeaderId::Te => 9,
         HeaderId::UserAgent => 10,
         HeaderId::Via => 11,
         HeaderId::XForwardedFor => 12,
@@ -234,16 +298,16 @@ pub(crate) fn request_join_slot(id: HeaderId, name: &[u8]) -> Option<u32> {
 /// The slot of a response field that Envoy joins when it is repeated.
 pub(crate) fn response_join_slot(id: HeaderId, name: &[u8]) -> Option<u32> {
     Some(match id {
-        HeaderId::Connection => 0,
-        HeaderId::ContentType => 1,
-        HeaderId::Date => 2,
-        HeaderId::GrpcMessage => 3,
-        HeaderId::GrpcStatus => 4,
-        HeaderId::KeepAlive => 5,
-        HeaderId::ProxyConnection => 6,
-        HeaderId::Server => 7,
-        HeaderId::TransferEncoding => 8,
-        HeaderId::Upgrade => 9,
+        HeaderId::Connection => slot::CONNECTION,
+        HeaderId::ProxyConnection => slot::PROXY_CONNECTION,
+        HeaderId::TransferEncoding => slot::TRANSFER_ENCODING,
+        HeaderId::Upgrade => slot::UPGRADE,
+        HeaderId::ContentType => 4,
+        HeaderId::Date => 5,
+        HeaderId::GrpcMessage => 6,
+        HeaderId::GrpcStatus => 7,
+        HeaderId::KeepAlive => 8,
+        HeaderId::Server => 9,
         HeaderId::Via => 10,
         HeaderId::XEnvoyRatelimited => 11,
         HeaderId::XEnvoyUpstreamServiceTime => 12,

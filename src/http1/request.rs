@@ -1,8 +1,10 @@
 //! Request heads from clients.
 
+use std::ops::Range;
+
 use smallvec::SmallVec;
 
-use super::fields::{self, Collector, Framing, Malformed};
+use super::fields::{self, Collector, Framing, Malformed, slot};
 use super::scan::{Scan, Scanner, is_version, split_start_line};
 use super::{BodyLength, HeadError, HeadLimits, Parsed, target};
 use crate::edge;
@@ -32,8 +34,6 @@ pub struct RequestInfo {
 pub struct Parser {
     scanner: Scanner,
     start_line_checked: bool,
-    scratch: Vec<u8>,
-    lower: Vec<u8>,
 }
 
 impl Parser {
@@ -108,14 +108,15 @@ impl Parser {
         head.clear();
         head.set_method(method);
 
-        let (framing, mut has_host) = self.collect(block, limits, head)?;
+        let seen = self.collect(block, self.scanner.has_inner_cr(buf), limits, head)?;
+        let mut has_host = seen.host;
         let is_connect = method == b"CONNECT";
-        let upgrade = take_upgrade(head);
+        let upgrade = seen.upgrade && seen.connection && take_upgrade(head);
         if is_connect {
             check_connect(head)?;
         }
-        let body = body_length(head, &framing, is_connect)?;
-        if !upgrade && !is_connect && head.headers.has(HeaderId::Connection) {
+        let body = body_length(head, &seen, is_connect)?;
+        if seen.connection && !upgrade && !is_connect {
             has_host &= !remove_nominated(head)?;
         }
 
@@ -133,8 +134,8 @@ impl Parser {
         }
         let info = RequestInfo {
             has_host,
-            wants_close: wants_close(head),
-            expect_continue: edge::expects_continue(head),
+            wants_close: (seen.connection || seen.proxy_connection) && wants_close(head),
+            expect_continue: seen.expect && edge::expects_continue(head),
             upgrade,
             is_connect,
             is_head: method == b"HEAD",
@@ -142,50 +143,64 @@ impl Parser {
         Ok((if upgrade || is_connect { BodyLength::UntilClose } else { body }, info))
     }
 
-    /// Reads the field lines into `head`; says whether there was a `host`.
+    /// Reads the field lines into `head`.
     fn collect(
-        &mut self,
+        &self,
         block: &[u8],
+        inner_cr: bool,
         limits: &HeadLimits,
         head: &mut RequestHead,
-    ) -> Result<(Framing, bool), HeadError> {
+    ) -> Result<Seen, HeadError> {
         let (first, rest) = self.scanner.ends().split_first().ok_or(HeadError::Syntax)?;
-        let (scratch, lower) = (&mut self.scratch, &mut self.lower);
-        let mut framing = Framing::default();
-        let mut hosts: SmallVec<[&[u8]; 2]> = SmallVec::new();
+        let slot_of = fields::request_join_slot;
+        let mut hosts: SmallVec<[Range<usize>; 2]> = SmallVec::new();
         let mut collector =
-            Collector::new(&mut head.headers, fields::request_join_slot, limits.max_fields);
+            Collector::new(&mut head.headers, block, slot_of, inner_cr, limits.max_fields);
         fields::walk(block, *first as usize, rest, |field| {
-            lower.clear();
-            lower.extend_from_slice(field.name);
-            lower.make_ascii_lowercase();
-            let id = HeaderId::of(lower);
-            match id {
-                HeaderId::Host => {
-                    collector.count_outside();
-                    hosts.push(field.value);
-                    return Ok(());
-                }
-                HeaderId::ContentLength => framing.add_length(field.value)?,
-                HeaderId::TransferEncoding => framing.add_coding(field.value),
-                _ => {}
+            let value = field.value.clone();
+            if !collector.add_request(field)? {
+                hosts.push(value);
             }
-            collector.add(id, lower, fields::without_line_ends(field.value, scratch));
             Ok(())
         })
         .map_err(|Malformed| HeadError::Syntax)?;
-        if !framing.is_valid() {
+        if !collector.framing.is_valid() {
             return Err(HeadError::Syntax);
         }
         if collector.is_overflown() {
             return Err(HeadError::TooManyFields);
         }
-        let has_host = !hosts.is_empty();
+        let seen = Seen {
+            framing: collector.framing,
+            host: !hosts.is_empty(),
+            connection: collector.has_seen(slot::CONNECTION),
+            proxy_connection: collector.has_seen(slot::PROXY_CONNECTION),
+            coding: collector.has_seen(slot::TRANSFER_ENCODING),
+            upgrade: collector.has_seen(slot::UPGRADE),
+            expect: collector.has_seen(slot::EXPECT),
+        };
         for value in hosts {
-            head.append_authority(fields::without_line_ends(value, scratch));
+            let value = &block[value];
+            if memchr::memchr2(b'\r', b'\n', value).is_none() {
+                head.append_authority(value);
+            } else {
+                head.append_authority(&fields::without_line_ends(value));
+            }
         }
-        Ok((framing, has_host))
+        Ok(seen)
     }
+}
+
+/// What the field lines held, so that heads are not searched for what is not
+/// there.
+struct Seen {
+    framing: Framing,
+    host: bool,
+    connection: bool,
+    proxy_connection: bool,
+    coding: bool,
+    upgrade: bool,
+    expect: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -219,12 +234,41 @@ fn refuse_without_version(line: &[u8]) -> HeadError {
 fn is_method(method: &[u8]) -> bool {
     matches!(
         method,
-        b"GET" | b"POST" | b"PUT" | b"HEAD" | b"DELETE" | b"OPTIONS" | b"PATCH" | b"TRACE"
-            | b"CONNECT" | b"ACL" | b"BIND" | b"CHECKOUT" | b"COPY" | b"LINK" | b"LOCK"
-            | b"MERGE" | b"MKACTIVITY" | b"MKCALENDAR" | b"MKCOL" | b"MOVE" | b"MSEARCH"
-            | b"NOTIFY" | b"PROPFIND" | b"PROPPATCH" | b"PURGE" | b"QUERY" | b"REBIND"
-            | b"REPORT" | b"SEARCH" | b"SOURCE" | b"SUBSCRIBE" | b"UNBIND" | b"UNLINK"
-            | b"UNLOCK" | b"UNSUBSCRIBE"
+        b"GET"
+            | b"POST"
+            | b"PUT"
+            | b"HEAD"
+            | b"DELETE"
+            | b"OPTIONS"
+            | b"PATCH"
+            | b"TRACE"
+            | b"CONNECT"
+            | b"ACL"
+            | b"BIND"
+            | b"CHECKOUT"
+            | b"COPY"
+            | b"LINK"
+            | b"LOCK"
+            | b"MERGE"
+            | b"MKACTIVITY"
+            | b"MKCALENDAR"
+            | b"MKCOL"
+            | b"MOVE"
+            | b"MSEARCH"
+            | b"NOTIFY"
+            | b"PROPFIND"
+            | b"PROPPATCH"
+            | b"PURGE"
+            | b"QUERY"
+            | b"REBIND"
+            | b"REPORT"
+            | b"SEARCH"
+            | b"SOURCE"
+            | b"SUBSCRIBE"
+            | b"UNBIND"
+            | b"UNLINK"
+            | b"UNLOCK"
+            | b"UNSUBSCRIBE"
     )
 }
 
@@ -273,12 +317,10 @@ fn check_connect(head: &mut RequestHead) -> Result<(), HeadError> {
 /// its last line as received is not (`chunked` and an empty line, or a CR in
 /// the word): what one proxy reads as a body, another would read as the next
 /// request. Such a message is refused here like any other odd coding.
-fn body_length(
-    head: &RequestHead,
-    framing: &Framing,
-    is_connect: bool,
-) -> Result<BodyLength, HeadError> {
-    if let Some(codings) = head.headers.first(HeaderId::TransferEncoding) {
+fn body_length(head: &RequestHead, seen: &Seen, is_connect: bool) -> Result<BodyLength, HeadError> {
+    let framing = &seen.framing;
+    if seen.coding {
+        let codings = head.headers.first(HeaderId::TransferEncoding).unwrap_or_default();
         if head.headers.has(HeaderId::ContentLength) {
             return Err(HeadError::LengthAndCoding);
         }

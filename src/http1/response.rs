@@ -19,8 +19,6 @@ pub struct ResponseInfo {
 pub struct Parser {
     scanner: Scanner,
     start_line_checked: bool,
-    scratch: Vec<u8>,
-    lower: Vec<u8>,
 }
 
 impl Parser {
@@ -96,7 +94,7 @@ impl Parser {
         let line = self.scanner.first_line(buf).unwrap_or_default();
         head.clear();
         head.status = status_of(line)?;
-        let framing = self.collect(block, limits, head)?;
+        let framing = self.collect(block, self.scanner.has_inner_cr(buf), limits, head)?;
 
         let body = body_length(head, &framing, to_head)?;
         let (version, _, _) = split_start_line(line);
@@ -108,34 +106,22 @@ impl Parser {
     }
 
     fn collect(
-        &mut self,
+        &self,
         block: &[u8],
+        inner_cr: bool,
         limits: &HeadLimits,
         head: &mut ResponseHead,
     ) -> Result<Framing, ResponseError> {
         let (first, rest) = self.scanner.ends().split_first().ok_or(ResponseError::Syntax)?;
-        let (scratch, lower) = (&mut self.scratch, &mut self.lower);
-        let mut framing = Framing::default();
+        let slot_of = fields::response_join_slot;
         let mut collector =
-            Collector::new(&mut head.headers, fields::response_join_slot, limits.max_fields);
-        fields::walk(block, *first as usize, rest, |field| {
-            lower.clear();
-            lower.extend_from_slice(field.name);
-            lower.make_ascii_lowercase();
-            let id = HeaderId::of(lower);
-            match id {
-                HeaderId::ContentLength => framing.add_length(field.value)?,
-                HeaderId::TransferEncoding => framing.add_coding(field.value),
-                _ => {}
-            }
-            collector.add(id, lower, fields::without_line_ends(field.value, scratch));
-            Ok(())
-        })
-        .map_err(|Malformed| ResponseError::Syntax)?;
+            Collector::new(&mut head.headers, block, slot_of, inner_cr, limits.max_fields);
+        fields::walk(block, *first as usize, rest, |field| collector.add_response(field))
+            .map_err(|Malformed| ResponseError::Syntax)?;
         if collector.is_overflown() {
             return Err(ResponseError::TooManyFields);
         }
-        Ok(framing)
+        Ok(collector.framing)
     }
 }
 

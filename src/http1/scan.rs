@@ -1,7 +1,7 @@
 //! Finds the end of a head, remembering what was seen, so that a client that
 //! sends byte by byte costs no more than one that does not.
 
-use memchr::memchr;
+use memchr::{memchr, memchr_iter};
 use smallvec::SmallVec;
 
 /// Where the lines of a head end. Reused from message to message.
@@ -14,6 +14,8 @@ pub(crate) struct Scanner {
     scanned: usize,
     /// Ends of lines behind their LF, counted from `skipped`.
     ends: SmallVec<[u32; 40]>,
+    /// How many of them are CR LF.
+    cr_ends: usize,
 }
 
 /// Result of a scan.
@@ -36,6 +38,7 @@ impl Scanner {
         self.started = false;
         self.scanned = 0;
         self.ends.clear();
+        self.cr_ends = 0;
         if self.ends.spilled() && self.ends.capacity() > 256 {
             self.ends.shrink_to_fit();
         }
@@ -70,6 +73,7 @@ impl Scanner {
             // bounded by `max_bytes`, far below 4 GiB
             self.ends.push(u32::try_from(end).unwrap_or(u32::MAX));
             at = end;
+            self.cr_ends += usize::from(end > 1 && head[end - 2] == b'\r');
             if matches!(&head[line..end], b"\n" | b"\r\n") {
                 self.scanned = self.skipped + at;
                 return Scan::Complete;
@@ -96,6 +100,11 @@ impl Scanner {
     pub(crate) fn head<'a>(&self, buf: &'a [u8]) -> &'a [u8] {
         let end = self.ends.last().map_or(0, |&end| end as usize);
         &buf[self.skipped..self.skipped + end]
+    }
+
+    /// True if the lines found so far have a CR that does not end its line.
+    pub(crate) fn has_inner_cr(&self, buf: &[u8]) -> bool {
+        memchr_iter(b'\r', self.head(buf)).count() != self.cr_ends
     }
 
     /// Bytes from the start of the buffer to the end of the last line found.

@@ -73,7 +73,9 @@ fn is_path_byte(b: u8) -> bool {
 }
 
 fn is_url_host_byte(b: u8) -> bool {
-    b.is_ascii_alphanumeric() || b"!$%&'()*+,-.:;=@[]_~".contains(&b)
+    matches!(b, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b':' | b'_' | b'~'
+        | b'!' | b'$' | b'%' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'='
+        | b'@' | b'[' | b']')
 }
 
 /// User info removed; host of letters, digits, `.` and `-`, or an IPv6 literal;

@@ -33,15 +33,13 @@ pub fn request(out: &mut Vec<u8>, head: &RequestHead, has_body: bool) -> Coding 
     out.extend_from_slice(host);
     out.extend_from_slice(b"\r\n");
     let has_length = fields(out, &head.headers);
-    let mut coding = Coding::Plain;
-    if has_length {
-    } else if has_body {
-        out.extend_from_slice(b"transfer-encoding: chunked\r\n");
-        coding = Coding::Chunked;
-    } else if !matches!(method, b"GET" | b"HEAD" | b"DELETE" | b"TRACE" | b"CONNECT") {
-        out.extend_from_slice(b"content-length: 0\r\n");
-    }
-    out.extend_from_slice(b"\r\n");
+    let expects_body = !matches!(method, b"GET" | b"HEAD" | b"DELETE" | b"TRACE" | b"CONNECT");
+    let (end, coding): (&[u8], _) = match (has_length, has_body) {
+        (false, true) => (b"transfer-encoding: chunked\r\n\r\n", Coding::Chunked),
+        (false, false) if expects_body => (b"content-length: 0\r\n\r\n", Coding::Plain),
+        _ => (b"\r\n", Coding::Plain),
+    };
+    out.extend_from_slice(end);
     coding
 }
 
@@ -72,17 +70,17 @@ pub fn response(out: &mut Vec<u8>, head: &ResponseHead, framing: ResponseFraming
     if framing.close {
         out.extend_from_slice(b"connection: close\r\n");
     }
-    let mut coding = Coding::Plain;
-    if has_length || matches!(head.status, 100..=199 | 204 | 304) {
+    let length_is_known = has_length || matches!(head.status, 100..=199 | 204 | 304);
+    let (end, coding): (&[u8], _) = if length_is_known {
+        (b"\r\n", Coding::Plain)
     } else if framing.to_head {
-        out.extend_from_slice(b"transfer-encoding: chunked\r\n");
+        (b"transfer-encoding: chunked\r\n\r\n", Coding::Plain)
     } else if framing.has_body {
-        out.extend_from_slice(b"transfer-encoding: chunked\r\n");
-        coding = Coding::Chunked;
+        (b"transfer-encoding: chunked\r\n\r\n", Coding::Chunked)
     } else {
-        out.extend_from_slice(b"content-length: 0\r\n");
-    }
-    out.extend_from_slice(b"\r\n");
+        (b"content-length: 0\r\n\r\n", Coding::Plain)
+    };
+    out.extend_from_slice(end);
     coding
 }
 

@@ -42,6 +42,7 @@ mod tests {
                     request_headers: HeaderMutations::default(),
                     response_headers: HeaderMutations::default(),
                     rewrite_model: None,
+                    series: Default::default(),
                 })
                 .collect(),
             total_weight: weights.iter().map(|w| u64::from(*w)).sum(),

@@ -93,6 +93,12 @@ impl ClusterSlot {
         self.current.load_full()
     }
 
+    /// True if there is a routable cluster.
+    #[must_use]
+    pub fn is_routable(&self) -> bool {
+        self.current.load().is_some()
+    }
+
     /// Makes `cluster` routable, or (none) takes the cluster out.
     pub fn store(&self, cluster: Option<Arc<Cluster>>) {
         self.current.store(cluster);

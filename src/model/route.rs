@@ -1,6 +1,6 @@
 //! Route tables (Envoy: `config.route.v3.RouteConfiguration`).
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,6 +8,7 @@ use regex::bytes::Regex;
 
 use super::cluster::ClusterSlot;
 use crate::logic::index::RouteIndex;
+use crate::seldon_stats::SeldonSeries;
 
 /// A route table, compiled: what one `RouteConfiguration` says.
 #[derive(Debug, Default)]
@@ -186,6 +187,8 @@ pub struct WeightedTarget {
     /// Model name to put into the REST path and the gRPC `model_name`
     /// (`rewrite`); none: the request is forwarded as it is.
     pub rewrite_model: Option<Arc<str>>,
+    /// `seldon_*` metrics of this arm, looked up at its first request.
+    pub series: OnceLock<Arc<SeldonSeries>>,
 }
 
 /// Envoy: `RequestMirrorPolicy`.
@@ -297,6 +300,38 @@ impl PathMatch {
             Self::Regex(_) => crate::logic::matching::without_query(path).len(),
         };
         [with, path.get(matched..).unwrap_or_default()].concat()
+    }
+}
+
+impl Route {
+    /// The experiment (empty if the name that is called is none) and the model
+    /// without version that a target of this route stands for, for metrics.
+    #[must_use]
+    pub fn seldon_names(&self, target: &WeightedTarget) -> (String, String) {
+        let called = self.matcher.headers.iter().find_map(|header| match &header.rule {
+            HeaderMatch::Value(StringMatch::Exact { value, .. })
+                if &*header.name == "seldon-model" =>
+            {
+                Some(String::from_utf8_lossy(value).into_owned())
+            }
+            _ => None,
+        });
+        let experiment = called.as_deref().and_then(|name| name.strip_suffix(".experiment"));
+        let label = [&target.request_headers, &self.request_headers]
+            .into_iter()
+            .flat_map(|mutations| mutations.add.iter())
+            .find_map(|add| match &add.value {
+                HeaderValue::Plain(value) if &*add.name == "seldon-internal-model" => {
+                    Some(String::from_utf8_lossy(value).into_owned())
+                }
+                _ => None,
+            })
+            .unwrap_or_else(|| target.cluster.name.to_string());
+        let model = match label.rsplit_once('_') {
+            Some((model, version)) if version.bytes().all(|b| b.is_ascii_digit()) => model,
+            _ => &label,
+        };
+        (experiment.unwrap_or_default().to_owned(), model.to_owned())
     }
 }
 

@@ -6,9 +6,9 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::HeaderMap;
 
+use crate::body::BodyReader;
 use crate::exchange::{Body, Upstream};
 use crate::headers::{RequestHead, ResponseHead};
-use crate::body::BodyReader;
 use crate::http1::body::{CHUNK_END, LAST_CHUNK, chunk_head};
 use crate::http1::response::Parser;
 use crate::http1::write::{self, Coding};
@@ -131,9 +131,7 @@ impl Upstream for Http1 {
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UpstreamError>> {
-        self.writer
-            .poll_flush(&mut self.io, cx)
-            .map_err(|_| UpstreamError::ConnectionTermination)
+        self.writer.poll_flush(&mut self.io, cx).map_err(|_| UpstreamError::ConnectionTermination)
     }
 
     fn poll_head(

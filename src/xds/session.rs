@@ -34,8 +34,16 @@ impl Session {
         self.machine.lost();
         let store = self.store.lock();
         store.plane().stats.control.connected_state.set(0);
-        for kind in ResourceType::ALL {
-            store.subscription(kind).update_failure.inc();
+        let progress = store.progress();
+        for (kind, is_subscribed) in [
+            (ResourceType::Cluster, true),
+            (ResourceType::Listener, progress.clusters_warm),
+            (ResourceType::Route, !progress.routes.is_empty()),
+            (ResourceType::Secret, !progress.secrets.is_empty()),
+        ] {
+            if is_subscribed {
+                store.subscription(kind).update_failure.inc();
+            }
         }
     }
 

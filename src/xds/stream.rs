@@ -32,7 +32,10 @@ use super::wire::{self, DeltaResponse, Response, StateResponse};
 use crate::logic::ads::{self, Variant, backoff};
 use crate::plane::Node;
 
-const SERVICE: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService";
+const DELTA: &str =
+    "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+const STATE_OF_THE_WORLD: &str =
+    "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
 
 /// A whole route table fits: no window update needed in the middle of one.
 const WINDOW: u32 = 16 * 1024 * 1024;
@@ -112,8 +115,8 @@ enum StreamError {
     Connect(#[from] tonic::transport::Error),
     #[error(transparent)]
     Rpc(Box<Status>),
-    #[error("not a host and port")]
-    Address,
+    #[error(transparent)]
+    Address(#[from] http::uri::InvalidUri),
 }
 
 impl From<Status> for StreamError {
@@ -156,8 +159,7 @@ impl Client {
                 let (tx, rx) = mpsc::unbounded_channel();
                 let mut out = Outbound { tx, encode: move |r| wire::delta_request(r, &node) };
                 out.send(self.session.opened());
-                let path = PathAndQuery::try_from(format!("{SERVICE}/DeltaAggregatedResources"));
-                let path = path.map_err(|_| StreamError::Address)?;
+                let path = PathAndQuery::from_static(DELTA);
                 let requests = Request::new(UnboundedReceiverStream::new(rx));
                 let codec = ProstCodec::default();
                 let responses = grpc.streaming(requests, path, codec).await?.into_inner();
@@ -167,8 +169,7 @@ impl Client {
                 let (tx, rx) = mpsc::unbounded_channel();
                 let mut out = Outbound { tx, encode: move |r| wire::state_request(r, &node) };
                 out.send(self.session.opened());
-                let path = PathAndQuery::try_from(format!("{SERVICE}/StreamAggregatedResources"));
-                let path = path.map_err(|_| StreamError::Address)?;
+                let path = PathAndQuery::from_static(STATE_OF_THE_WORLD);
                 let requests = Request::new(UnboundedReceiverStream::new(rx));
                 let codec = ProstCodec::default();
                 let responses = grpc.streaming(requests, path, codec).await?.into_inner();
@@ -217,9 +218,13 @@ impl Client {
         } else {
             options.host.clone()
         };
-        let authority = format!("{scheme}://{host}:{}", options.port);
+        let authority = format!("{host}:{}", options.port);
         let interval = options.keepalive.max(Duration::from_secs(60));
-        let endpoint = Endpoint::from_shared(authority)?
+        // TLS is the connector's own, which tonic would not believe of `https`;
+        // the scheme that the scheduler sees is the right one.
+        let origin = Uri::try_from(format!("{scheme}://{authority}"))?;
+        let endpoint = Endpoint::from_shared(format!("http://{authority}"))?
+            .origin(origin)
             .http2_keep_alive_interval(interval.mul_f64(self.rng.random_range(1.01..1.15)))
             .keep_alive_timeout(options.keepalive_timeout)
             .initial_stream_window_size(WINDOW)

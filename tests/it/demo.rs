@@ -98,8 +98,11 @@ fn a_weight_change_takes_effect_without_a_failed_request() {
     let load = Load::start(4, demo.ports.addr(0), &[infer("")]);
     load.more(500);
     let change = r#"{"candidates":{"baseline-predictor":10,"enhanced-predictor":90}}"#;
-    let applied =
-        Client::connect(demo.ports.addr(4)).post(&format!("/experiments/{EXPERIMENT}"), "", change.as_bytes());
+    let applied = Client::connect(demo.ports.addr(4)).post(
+        &format!("/experiments/{EXPERIMENT}"),
+        "",
+        change.as_bytes(),
+    );
     assert_eq!(applied.status, 200);
     assert!(applied.text().contains(r#""applied": true"#), "{}", applied.text());
     // What began before the change has ended after these.

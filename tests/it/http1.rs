@@ -55,9 +55,7 @@ fn head_204_and_304_have_no_body() {
     });
     let world = World::of("iris", upstream.addr).start();
     let mut client = world.client();
-    let head = client
-        .send("HEAD /v2/models/iris/200 HTTP/1.1\r\nhost: h\r\n\r\n")
-        .answer_to_head();
+    let head = client.send("HEAD /v2/models/iris/200 HTTP/1.1\r\nhost: h\r\n\r\n").answer_to_head();
     assert_eq!((head.status, head.header("content-length")), (200, Some("10")));
     let answer = client.get("/v2/models/iris/204");
     assert_eq!((answer.status, answer.header("content-length")), (204, None));
@@ -65,9 +63,7 @@ fn head_204_and_304_have_no_body() {
     let answer = client.get("/v2/models/iris/304");
     assert_eq!((answer.status, answer.header("content-length")), (304, Some("10")));
     // The connection is still in step, and so is the one to the upstream.
-    let head = client
-        .send("HEAD /v2/models/iris/200 HTTP/1.1\r\nhost: h\r\n\r\n")
-        .answer_to_head();
+    let head = client.send("HEAD /v2/models/iris/200 HTTP/1.1\r\nhost: h\r\n\r\n").answer_to_head();
     assert_eq!(head.status, 200);
     assert_eq!(upstream.accepted(), 1);
 }
@@ -76,9 +72,9 @@ fn head_204_and_304_have_no_body() {
 fn echo(chunked: bool) -> Upstream {
     Upstream::new(move |peer| {
         while let Some(head) = peer.head() {
-            let length = head.split_once("content-length: ").map(|(_, rest)| {
-                rest.split("\r\n").next().unwrap().parse::<usize>().unwrap()
-            });
+            let length = head
+                .split_once("content-length: ")
+                .map(|(_, rest)| rest.split("\r\n").next().unwrap().parse::<usize>().unwrap());
             let body = match length {
                 Some(n) => peer.take(n).unwrap(),
                 None => unchunk(peer),
@@ -129,10 +125,9 @@ fn bodies_of_all_sizes_pass_both_ways() {
             assert_eq!(answer.status, 200);
             assert!(answer.body == body, "{size} bytes to {model}");
 
-            let mut request = format!(
-                "POST {path} HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n"
-            )
-            .into_bytes();
+            let mut request =
+                format!("POST {path} HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n")
+                    .into_bytes();
             for piece in body.chunks(100_000) {
                 request.extend(format!("{:x};ext=1\r\n", piece.len()).bytes());
                 request.extend(piece);

@@ -56,7 +56,8 @@ async fn an_http2_client_reaches_an_http1_upstream() {
               x-forwarded-proto: http\r\nseldon-model: iris\r\nseldon-internal-model: iris_1\r\n\
               transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"]
         );
-        let (response, body, _) = client.call(H2Client::get("/v2/models/none/infer"), b"").await.unwrap();
+        let (response, body, _) =
+            client.call(H2Client::get("/v2/models/none/infer"), b"").await.unwrap();
         assert_eq!((response.status(), body.len()), (StatusCode::NOT_FOUND, 0));
         assert!(!response.headers().contains_key("content-length"));
     })
@@ -381,9 +382,8 @@ async fn an_upstream_that_says_goodbye_is_not_asked_again() {
                 send.send_data(format!("{}", stream.connection).into(), true).unwrap();
             }
         });
-        let world = World::of("iris", upstream.addr)
-            .actions(|action| action.retry_policy = None)
-            .start();
+        let world =
+            World::of("iris", upstream.addr).actions(|action| action.retry_policy = None).start();
         let mut client = H2Client::connect(world.addr()).await;
         let (first, _send) = client.open(H2Client::grpc("iris"), true).await;
         let mut first = first.await.unwrap().into_body();

@@ -2,14 +2,24 @@
 
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
+mod cli;
 mod demo;
 mod draining;
+mod demo_models;
+mod demo_scheduler;
+mod demo_state;
+mod demo_stream;
 mod failures;
+mod golden_client;
 mod golden_scheduler;
 mod http1;
 mod http2;
 mod mirrors;
 mod pressure;
 mod scheduler_away;
+mod reconnect;
+mod rolls;
+mod scale;
+mod scheduler_tls;
 mod support;
 mod updates;

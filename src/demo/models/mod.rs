@@ -37,6 +37,7 @@ use hyper_util::server::conn::auto;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
+use super::listen;
 use body::Body;
 
 /// Flow-control window of an HTTP/2 stream: some full frames, so that uploads
@@ -96,7 +97,7 @@ impl ModelServers {
         let counts = Arc::new(Counts::default());
         let (mut addrs, mut listening) = (Vec::new(), Vec::new());
         for options in servers {
-            let listener = runtime.block_on(TcpListener::bind(options.addr))?;
+            let listener = listen(&runtime, options.addr)?;
             addrs.push(listener.local_addr()?);
             let name = HeaderValue::from_str(&options.name).map_err(io::Error::other)?;
             let kind = options.kind;

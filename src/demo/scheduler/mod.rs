@@ -7,6 +7,7 @@
 //! behind a gRPC port.
 
 pub mod cache;
+mod hub;
 pub mod service;
 pub mod state;
 pub mod stream;

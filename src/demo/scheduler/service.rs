@@ -1,10 +1,9 @@
 //! The scheduler at a port: a thread of its own, gRPC in front of the state.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::{
@@ -14,18 +13,17 @@ use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::cache::{Caches, Push};
+use super::cache::Push;
+use super::hub::{Connected, Hub, Inner};
 use super::state::{Operation, State};
-use super::stream::{DeltaStream, SotwStream, TypeUrlMissing};
+use super::stream::{DeltaStream, SotwStream};
+use crate::demo::listen;
 use crate::seldon::ListenerOptions;
-
-/// NACKs that are remembered, oldest first; enough to see what went wrong.
-const REMEMBERED_NACKS: usize = 100;
 
 /// How to start a scheduler.
 #[derive(Clone, Debug)]
@@ -88,7 +86,7 @@ impl Scheduler {
     /// As [`Scheduler::start`].
     pub fn start_with(options: &SchedulerOptions, operations: Vec<Operation>) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let listener = runtime.block_on(TcpListener::bind(options.addr))?;
+        let listener = listen(&runtime, options.addr)?;
         let addr = listener.local_addr()?;
         let hub = Arc::new(Hub::new(options, operations));
         let handle = SchedulerHandle { hub: Arc::clone(&hub), runtime: runtime.handle().clone() };
@@ -164,10 +162,12 @@ impl SchedulerHandle {
         self.hub.lock().nacks.clone()
     }
 
-    /// Number of NACKs so far.
+    /// What clients refuse as it stands, `<type URL>: <message>`: the last
+    /// response of that type was not accepted.
     #[must_use]
-    pub fn nacks_total(&self) -> u64 {
-        self.hub.lock().nacks_total
+    pub fn refused(&self) -> Vec<String> {
+        let inner = self.hub.lock();
+        inner.refused.iter().map(|((_, kind), message)| format!("{kind}: {message}")).collect()
     }
 
     /// True if at least one client is connected and all have answered for
@@ -245,199 +245,6 @@ async fn serve(listener: TcpListener, service: Service) -> Result<(), tonic::tra
         })
     });
     tonic::transport::Server::builder().add_service(ads).serve_with_incoming(incoming).await
-}
-
-#[derive(Debug)]
-struct Hub {
-    inner: Mutex<Inner>,
-    /// Something came in or went out.
-    changed: Condvar,
-    /// The same for those who must not block.
-    changed_async: Notify,
-    batch: Duration,
-}
-
-#[derive(Debug)]
-struct Inner {
-    state: State,
-    caches: Caches,
-    streams: BTreeMap<u64, Connected>,
-    next_stream: u64,
-    /// A batch window runs.
-    batching: bool,
-    nacks: Vec<String>,
-    nacks_total: u64,
-}
-
-/// A stream and the way to its client. The queues are as short as the protocol:
-/// one response of a type at a time.
-#[derive(Debug)]
-enum Connected {
-    Delta(DeltaStream, mpsc::UnboundedSender<Result<DeltaDiscoveryResponse, Status>>),
-    Sotw(SotwStream, mpsc::UnboundedSender<Result<DiscoveryResponse, Status>>),
-}
-
-impl Hub {
-    fn new(options: &SchedulerOptions, operations: Vec<Operation>) -> Self {
-        let (mut state, mut pushes) = State::new(&options.listeners);
-        for operation in operations {
-            pushes.extend(state.apply(operation));
-        }
-        while state.is_waiting() {
-            pushes.extend(state.flush());
-        }
-        let mut caches = Caches::new(options.node.clone());
-        for push in pushes {
-            caches.apply(push);
-        }
-        let inner = Inner {
-            state,
-            caches,
-            streams: BTreeMap::new(),
-            next_stream: 0,
-            batching: false,
-            nacks: Vec::new(),
-            nacks_total: 0,
-        };
-        Self {
-            inner: Mutex::new(inner),
-            changed: Condvar::new(),
-            changed_async: Notify::new(),
-            batch: options.batch,
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn notify(&self) {
-        self.changed.notify_all();
-        self.changed_async.notify_waiters();
-    }
-
-    /// True if the caller is to start a batch window.
-    fn apply(&self, operation: Operation) -> bool {
-        let mut inner = self.lock();
-        let pushes = inner.state.apply(operation);
-        inner.push_all(pushes);
-        if self.batch.is_zero() {
-            while inner.state.is_waiting() {
-                let pushes = inner.state.flush();
-                inner.push_all(pushes);
-            }
-        }
-        self.notify();
-        let starts = inner.state.is_waiting() && !inner.batching;
-        inner.batching |= starts;
-        starts
-    }
-
-    /// The end of a batch window; true if the next one begins.
-    fn flush(&self) -> bool {
-        let mut inner = self.lock();
-        let pushes = inner.state.flush();
-        inner.push_all(pushes);
-        inner.batching = inner.state.is_waiting();
-        self.notify();
-        inner.batching
-    }
-
-    fn connect(&self, stream: Connected) -> u64 {
-        let mut inner = self.lock();
-        let id = inner.next_stream;
-        inner.next_stream += 1;
-        inner.streams.insert(id, stream);
-        self.notify();
-        id
-    }
-
-    fn disconnect(&self, id: u64) {
-        self.lock().streams.remove(&id);
-        self.notify();
-    }
-}
-
-impl Inner {
-    fn push_all(&mut self, pushes: Vec<Push>) {
-        for push in pushes {
-            self.push(push);
-        }
-    }
-
-    /// One step, and what the open watches say to it. A client that is gone is
-    /// noticed by the end of its requests, so a failed send needs no care.
-    fn push(&mut self, push: Push) {
-        self.caches.apply(push);
-        for stream in self.streams.values_mut() {
-            match stream {
-                Connected::Delta(stream, client) => {
-                    for response in stream.changed(&self.caches) {
-                        let _ = client.send(Ok(response));
-                    }
-                }
-                Connected::Sotw(stream, client) => {
-                    for response in stream.changed(&self.caches) {
-                        let _ = client.send(Ok(response));
-                    }
-                }
-            }
-        }
-    }
-
-    fn delta_request(&mut self, id: u64, request: DeltaDiscoveryRequest) {
-        if let Some(detail) = &request.error_detail {
-            self.note_nack(&request.type_url, &detail.message);
-        }
-        let Some(Connected::Delta(stream, client)) = self.streams.get_mut(&id) else { return };
-        match stream.request(request, &self.caches) {
-            Ok(None) => {}
-            Ok(Some(response)) => {
-                let _ = client.send(Ok(response));
-            }
-            Err(error) => {
-                let _ = client.send(Err(invalid(error)));
-            }
-        }
-    }
-
-    fn sotw_request(&mut self, id: u64, request: DiscoveryRequest) {
-        if let Some(detail) = &request.error_detail {
-            self.note_nack(&request.type_url, &detail.message);
-        }
-        let Some(Connected::Sotw(stream, client)) = self.streams.get_mut(&id) else { return };
-        match stream.request(request, &self.caches) {
-            Ok(None) => {}
-            Ok(Some(response)) => {
-                let _ = client.send(Ok(response));
-            }
-            Err(error) => {
-                let _ = client.send(Err(invalid(error)));
-            }
-        }
-    }
-
-    fn note_nack(&mut self, type_url: &str, message: &str) {
-        tracing::warn!(type_url, message, "the proxy refused a response");
-        self.nacks_total += 1;
-        if self.nacks.len() == REMEMBERED_NACKS {
-            self.nacks.remove(0);
-        }
-        self.nacks.push(format!("{type_url}: {message}"));
-    }
-
-    fn is_settled(&self) -> bool {
-        !self.streams.is_empty()
-            && !self.state.is_waiting()
-            && self.streams.values().all(|stream| match stream {
-                Connected::Delta(stream, _) => stream.is_settled(&self.caches),
-                Connected::Sotw(stream, _) => stream.is_settled(&self.caches),
-            })
-    }
-}
-
-fn invalid(error: TypeUrlMissing) -> Status {
-    Status::invalid_argument(error.to_string())
 }
 
 #[derive(Clone, Debug)]

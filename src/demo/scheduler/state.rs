@@ -6,7 +6,7 @@
 //! of experiments gets a new version, the old version's clusters are removed
 //! before the tables of those experiments stop naming them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -144,14 +144,15 @@ impl State {
     pub fn flush(&mut self) -> Vec<Push> {
         let waiting = std::mem::take(&mut self.waiting);
         let (mut clusters, mut gone) = (Vec::new(), Vec::new());
-        let (mut rolled, mut removed) = (Vec::new(), Vec::new());
+        let (mut changed, mut removed) = (Vec::new(), Vec::new());
         for (name, change) in waiting {
             match change {
                 Waiting::Sync => {
                     clusters.extend(self.sync(&name));
                     if self.models.get(&name).is_some_and(|(m, _)| m.latest.backends.len() > 1) {
-                        self.waiting.insert(name, Waiting::Reorder);
+                        self.waiting.insert(name.clone(), Waiting::Reorder);
                     }
+                    changed.push(name);
                 }
                 Waiting::Reorder => {
                     if let Some((model, _)) = self.models.get_mut(&name) {
@@ -164,7 +165,7 @@ impl State {
                         gone.extend(model.previous.take().iter().flat_map(cluster_names));
                     }
                     clusters.extend(self.sync(&name));
-                    rolled.push(name);
+                    changed.push(name);
                 }
                 Waiting::Removed(names) => {
                     gone.extend(names);
@@ -172,16 +173,16 @@ impl State {
                 }
             }
         }
-        self.assemble_flush(&clusters, gone, &rolled, &removed)
+        self.assemble_flush(&clusters, gone, &changed, &removed)
     }
 
     /// Clusters in, the models' own routes, clusters out; the experiments of
-    /// removed models before the clusters go, those of rolled models only then.
+    /// removed models before the clusters go, those of changed models only then.
     fn assemble_flush(
         &mut self,
         clusters: &[Cluster],
         gone: Vec<String>,
-        rolled: &[String],
+        changed: &[String],
         removed: &[String],
     ) -> Vec<Push> {
         let mut pushes = Vec::new();
@@ -193,12 +194,11 @@ impl State {
         if !gone.is_empty() {
             pushes.push(Push::Remove(CLUSTER, gone));
         }
-        pushes.extend(self.update_experiments(rolled));
+        pushes.extend(self.update_experiments(changed));
         pushes
     }
 
     /// What is loaded, for people.
-    #[must_use]
     pub fn models(&self) -> impl Iterator<Item = (&Model, u32)> {
         self.models.values().map(|(model, version)| (model, *version))
     }
@@ -266,18 +266,21 @@ impl State {
 
     /// With a default it is two pushes: the default's own name first.
     fn start_experiment(&mut self, experiment: Experiment) -> Vec<Push> {
+        let pushed = experiment.clone();
         let known = self.experiments.iter().position(|e| e.name == experiment.name);
-        let before = known.map(|at| self.experiments[at].clone());
-        match known {
-            Some(at) => self.experiments[at] = experiment.clone(),
-            None => self.experiments.push(experiment.clone()),
-        }
+        let before = match known {
+            Some(at) => Some(std::mem::replace(&mut self.experiments[at], experiment)),
+            None => {
+                self.experiments.push(experiment);
+                None
+            }
+        };
         if let Some(before) = before
-            && before.default != experiment.default
+            && before.default != pushed.default
         {
             self.restore_default(&before);
         }
-        self.push_experiment(&experiment)
+        self.push_experiment(&pushed)
     }
 
     fn push_experiment(&mut self, experiment: &Experiment) -> Vec<Push> {
@@ -351,9 +354,10 @@ impl State {
 
     /// The newest first: the real order is random.
     fn experiments_with(&self, models: &[String]) -> Vec<Experiment> {
+        let models: HashSet<&str> = models.iter().map(String::as_str).collect();
         let has = |e: &&Experiment| {
-            let arms = e.candidates.iter().chain(&e.mirror);
-            e.kind == ExperimentKind::Model && arms.map(|(n, _)| n).any(|n| models.contains(n))
+            let mut arms = e.candidates.iter().chain(&e.mirror);
+            e.kind == ExperimentKind::Model && arms.any(|(name, _)| models.contains(name.as_str()))
         };
         self.experiments.iter().rev().filter(has).cloned().collect()
     }

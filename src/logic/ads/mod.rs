@@ -152,7 +152,7 @@ impl Machine {
     }
 
     /// A stream is open. `held` gives names and versions of the accepted
-    /// resources of a type.
+    /// resources of a type, whatever came by earlier streams included.
     pub fn opened(
         &mut self,
         mut held: impl FnMut(ResourceType) -> BTreeMap<String, String>,

@@ -18,6 +18,9 @@ use crate::model::{EndpointAddress, Limits, UpstreamProtocol};
 /// Envoy's default.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Envoy's default of `dns_refresh_rate`. The scheduler sends 2 s.
+const REFRESH: Duration = Duration::from_secs(5);
+
 /// Key of the only protocol options that are known.
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
@@ -30,6 +33,8 @@ pub struct DecodedCluster {
     pub protocol: UpstreamProtocol,
     /// As configured, in the order given.
     pub endpoints: Vec<EndpointAddress>,
+    /// Envoy: `dns_refresh_rate`.
+    pub refresh: Duration,
     /// Envoy: `connect_timeout`.
     pub connect_timeout: Duration,
     /// Circuit breakers of the default priority.
@@ -66,7 +71,12 @@ pub fn cluster(message: &Bytes) -> Result<DecodedCluster, Invalid> {
     if connect_timeout.is_zero() {
         return Err(Invalid::new("value must be greater than 0s").at("connect_timeout"));
     }
+    let refresh = duration_or(c.dns_refresh_rate.as_ref(), "dns_refresh_rate", REFRESH)?;
+    if refresh < Duration::from_millis(1) {
+        return Err(Invalid::new("value must be greater than 1ms").at("dns_refresh_rate"));
+    }
     Ok(DecodedCluster {
+        refresh,
         protocol: protocol(&c)?,
         endpoints: endpoints(&c)?,
         connect_timeout,

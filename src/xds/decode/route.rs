@@ -1,6 +1,6 @@
 //! One route.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::route::v3 as pb;
@@ -155,6 +155,7 @@ fn targets(
             request_headers: HeaderMutations::default(),
             response_headers: HeaderMutations::default(),
             rewrite_model: rewrite.model(name, None, session),
+            series: OnceLock::new(),
         }])),
         Some(Spec::WeightedClusters(w)) => weighted(w, rewrite, session).at("weighted_clusters"),
         Some(Spec::ClusterHeader(_)) => Err(Invalid::unsupported("cluster_header")),
@@ -207,6 +208,7 @@ fn weighted_target(
         cluster: session.slot(&c.name),
         weight: weight.value,
         rewrite_model: rewrite.model(&c.name, label.as_deref(), session),
+        series: OnceLock::new(),
         request_headers,
         response_headers: mutations(
             ("response_headers_to_add", &c.response_headers_to_add),

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hashbrown::{HashMap, HashSet};
-use xxhash_rust::xxh3::xxh3_128;
 
 use super::Store;
 use crate::logic::ads::ResourceType;
@@ -15,7 +14,6 @@ use crate::xds::update::Resource;
 #[derive(Debug)]
 struct ClusterState {
     slot: Arc<ClusterSlot>,
-    digest: u128,
     /// What the slot holds.
     active: Option<Arc<Cluster>>,
     /// What replaces it once it is warm.
@@ -45,20 +43,27 @@ impl ClusterStates {
         !self.leaving.is_empty()
     }
 
-    /// Slots that a table has to wait for: warming, and without an old version
-    /// that could serve meanwhile.
-    pub(super) fn not_routable(&self) -> HashSet<*const ClusterSlot> {
+    /// True if some cluster is warming for the first time.
+    pub(super) fn is_any_new(&self) -> bool {
+        self.new_count() > 0
+    }
+
+    /// True if the slot's cluster is known and not there yet.
+    pub(super) fn is_warming(&self, slot: &ClusterSlot) -> bool {
+        self.warming.contains(&slot.name)
+    }
+
+    /// Clusters that are warming and have no old version that serves meanwhile.
+    fn new_count(&self) -> usize {
         let states = self.warming.iter().filter_map(|name| self.by_name.get(name));
-        states.filter(|s| s.active.is_none()).map(|s| Arc::as_ptr(&s.slot)).collect()
+        states.filter(|s| s.active.is_none()).count()
     }
 }
 
 impl Store {
     pub(super) fn take_cluster(&mut self, resource: Resource) -> Result<(), String> {
-        let digest = xxh3_128(&resource.value);
         let name = ClusterName::from(&*resource.name);
-        let known = self.clusters.by_name.get(&name);
-        if known.is_none_or(|state| state.digest != digest) {
+        if !self.is_held(ResourceType::Cluster, &resource) {
             let decoded = decode::cluster(&resource.value).map_err(|e| e.to_string())?;
             if decoded.name != resource.name {
                 return Err(format!("the message's name is '{}' [name]", decoded.name));
@@ -66,28 +71,30 @@ impl Store {
             let cluster = Arc::new(Cluster {
                 name: name.clone(),
                 protocol: decoded.protocol,
-                endpoints: self.plane.endpoints.intern(decoded.endpoints),
+                endpoints: self
+                    .plane
+                    .endpoints
+                    .intern_refreshed(decoded.endpoints, decoded.refresh),
                 tls: None,
                 connect_timeout: decoded.connect_timeout,
                 limits: decoded.limits,
                 added_via_api: true,
             });
-            self.place(name.clone(), cluster, digest);
+            self.place(name.clone(), cluster);
         }
         self.clusters.leaving.remove(&name);
         self.keep_raw(ResourceType::Cluster, resource);
         Ok(())
     }
 
-    fn place(&mut self, name: ClusterName, cluster: Arc<Cluster>, digest: u128) {
+    fn place(&mut self, name: ClusterName, cluster: Arc<Cluster>) {
         let stats = &self.plane.stats.control;
         let slots = &self.plane.clusters;
         let state = self.clusters.by_name.entry(name.clone()).or_insert_with_key(|name| {
             stats.cluster_added.inc();
-            ClusterState { slot: slots.slot(name.as_str()), digest: 0, active: None, warming: None }
+            ClusterState { slot: slots.slot(name.as_str()), active: None, warming: None }
         });
         let is_new = state.active.is_none() && state.warming.is_none();
-        state.digest = digest;
         if state.active.as_ref().is_some_and(|held| is_same(held, &cluster)) {
             // Back to what serves, or the same endpoints in another order.
             state.warming = None;
@@ -160,7 +167,7 @@ impl Store {
     fn count_clusters(&self) {
         let stats = &self.plane.stats.control;
         let warming = self.clusters.warming.len();
-        let first_time = self.clusters.not_routable().len();
+        let first_time = self.clusters.new_count();
         let active = self.clusters.by_name.len() - first_time;
         stats.active_clusters.set(u64::try_from(active).unwrap_or(u64::MAX));
         stats.warming_clusters.set(u64::try_from(warming).unwrap_or(u64::MAX));

@@ -4,8 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use xxhash_rust::xxh3::xxh3_128;
-
 use super::Store;
 use super::tables::Tables;
 use crate::logic::ads::ResourceType;
@@ -38,7 +36,6 @@ struct Version {
 
 #[derive(Debug, Default)]
 struct ListenerState {
-    digest: u128,
     /// Serves.
     active: Option<Version>,
     /// Waits for its table; `active` serves meanwhile.
@@ -122,18 +119,15 @@ impl Listeners {
 
 impl Store {
     pub(super) fn take_listener(&mut self, resource: Resource) -> Result<(), String> {
-        let digest = xxh3_128(&resource.value);
-        let known = self.listeners.by_name.get(&resource.name);
-        if known.is_none_or(|state| state.digest != digest) {
+        if !self.is_held(ResourceType::Listener, &resource) {
             let version = self.decode_listener(&resource)?;
             let stats = &self.plane.stats.control;
-            if known.is_some() {
+            if self.listeners.by_name.contains_key(&resource.name) {
                 stats.listener_modified.inc();
             } else {
                 stats.listener_added.inc();
             }
             let state = self.listeners.by_name.entry(resource.name.clone()).or_default();
-            state.digest = digest;
             state.warming = Some(version);
         }
         self.keep_raw(ResourceType::Listener, resource);
@@ -182,9 +176,8 @@ impl Store {
     pub(super) fn drop_listener(&mut self, name: &str) -> bool {
         let Some(state) = self.listeners.by_name.get_mut(name) else { return false };
         self.plane.stats.control.listener_create_failure.inc();
-        // Sent again, it is tried again.
-        state.digest = 0;
         let dropped = std::mem::replace(&mut state.active, state.previous.take()).is_some();
+        // Sent again, it is tried again.
         self.forget_raw(ResourceType::Listener, name);
         dropped
     }

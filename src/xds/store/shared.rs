@@ -53,7 +53,8 @@ impl SharedStore {
         self.progress.subscribe()
     }
 
-    /// Moves the store on as look-ups finish and deadlines pass; never returns.
+    /// Moves the store on as look-ups finish and deadlines pass; does not
+    /// return as long as the plane lives.
     pub async fn run(self) {
         let mut resolved = self.lock().plane().endpoints.changed();
         loop {
@@ -73,8 +74,9 @@ impl SharedStore {
                 () = sleep => {}
                 () = self.kick.notified() => {}
                 changed = resolved.changed() => {
+                    // The sender lives as long as the plane that the store holds.
                     if changed.is_err() {
-                        std::future::pending::<()>().await;
+                        return;
                     }
                 }
             }

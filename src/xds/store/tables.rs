@@ -2,28 +2,50 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
-
-use hashbrown::HashSet;
-use xxhash_rust::xxh3::xxh3_128;
+use std::time::{Duration, Instant};
 
 use super::Store;
 use super::clusters::ClusterStates;
 use crate::logic::ads::ResourceType;
-use crate::model::{Action, ClusterSlot, RouteTable};
+use crate::model::{Action, ClusterSlot, Route, RouteTable};
 use crate::xds::decode::{self, RouteCache, RouteContext};
 use crate::xds::update::Resource;
 
+/// How long a table waits whose new routes name clusters that nobody has told
+/// of. The scheduler sends clusters first, but each type has its own flow
+/// control: a table may overtake its clusters by one answer.
+const UNKNOWN_WAIT: Duration = Duration::from_millis(100);
+
 #[derive(Debug, Default)]
 struct TableState {
-    digest: u128,
     /// Compiled routes of the last accepted table by fingerprint.
     cache: RouteCache,
     /// In force.
     active: Option<Arc<RouteTable>>,
-    /// Accepted, waits for clusters until the deadline. A newer table replaces
-    /// it and inherits the deadline.
-    waiting: Option<(Arc<RouteTable>, Instant)>,
+    waiting: Option<Waiting>,
+}
+
+/// An accepted table that waits for clusters.
+#[derive(Debug)]
+struct Waiting {
+    table: Arc<RouteTable>,
+    /// Clusters without which requests would fail that succeed now.
+    missing: Vec<Arc<ClusterSlot>>,
+    /// Until when it waits for clusters that are warming. A newer table that
+    /// replaces this one inherits it.
+    until: Instant,
+    /// Until when it waits for clusters that nobody has told of.
+    until_known: Instant,
+}
+
+impl Waiting {
+    /// When it is published at the latest; none: now.
+    fn deadline(&self, clusters: &ClusterStates) -> Option<Instant> {
+        let missing = self.missing.iter().filter(|slot| !slot.is_routable());
+        missing
+            .map(|slot| if clusters.is_warming(slot) { self.until } else { self.until_known })
+            .max()
+    }
 }
 
 /// Route tables by name.
@@ -41,23 +63,21 @@ impl Tables {
         self.by_name.values().filter(|t| t.waiting.is_some()).count()
     }
 
-    pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.by_name.values().filter_map(|t| Some(t.waiting.as_ref()?.1)).min()
+    pub(super) fn next_deadline(&self, clusters: &ClusterStates) -> Option<Instant> {
+        self.by_name.values().filter_map(|t| t.waiting.as_ref()?.deadline(clusters)).min()
     }
 
     /// Puts tables into force whose clusters are there or whose deadline has
     /// passed; true if there were any.
     pub(super) fn release(&mut self, clusters: &ClusterStates, now: Instant) -> bool {
         let mut changed = false;
-        let mut missing = None;
         for state in self.by_name.values_mut() {
-            let Some((table, deadline)) = &state.waiting else { continue };
-            let missing = missing.get_or_insert_with(|| clusters.not_routable());
-            if now < *deadline && names_any(table, missing) {
+            let deadline = state.waiting.as_ref().and_then(|w| w.deadline(clusters));
+            if deadline.is_some_and(|at| now < at) {
                 continue;
             }
-            if let Some((table, _)) = state.waiting.take() {
-                state.active = Some(table);
+            if let Some(waiting) = state.waiting.take() {
+                state.active = Some(waiting.table);
                 changed = true;
             }
         }
@@ -67,22 +87,31 @@ impl Tables {
 
 impl Store {
     pub(super) fn take_table(&mut self, resource: Resource, now: Instant) -> Result<(), String> {
-        let digest = xxh3_128(&resource.value);
-        let state = self.tables.by_name.entry(resource.name.clone()).or_default();
-        if state.digest != digest {
+        if !self.is_held(ResourceType::Route, &resource) {
+            let state = self.tables.by_name.entry(resource.name.clone()).or_default();
             let cx = RouteContext { clusters: &self.plane.clusters, rewrite: self.options.rewrite };
             let decoded = decode::table(&resource.value, &cx, &state.cache);
-            let (table, cache) = decoded.map_err(|e| e.to_string())?;
+            let (table, mut cache) = decoded.map_err(|e| e.to_string())?;
             if table.name != resource.name {
                 return Err(format!("the message's name is '{}' [name]", table.name));
             }
-            state.digest = digest;
+            // Routes that were in force already do not get worse by a cluster
+            // that nobody has told of; only new ones wait for such.
+            let mut missing = not_routable(&cache.take_compiled());
+            let replaced = state.waiting.take();
+            if replaced.is_some() || self.clusters.is_any_new() {
+                let held = replaced.as_ref().map_or(&[][..], |w| &*w.missing);
+                let is_held = |slot: &Arc<ClusterSlot>| held.iter().any(|h| Arc::ptr_eq(h, slot));
+                let all = table.virtual_hosts.iter().flat_map(|v| not_routable(&v.routes));
+                missing.extend(all.filter(|s| self.clusters.is_warming(s) || is_held(s)));
+            }
+            let replaced = replaced.as_ref();
+            let until = replaced.map_or(now + self.options.route_wait, |w| w.until);
+            // Before the first table there is nothing to keep in force.
+            let moment = if state.active.is_some() { UNKNOWN_WAIT } else { Duration::ZERO };
+            let until_known = replaced.map_or(now + moment, |w| w.until_known).min(until);
             state.cache = cache;
-            let deadline = match &state.waiting {
-                Some((_, deadline)) => *deadline,
-                None => now + self.options.route_wait,
-            };
-            state.waiting = Some((Arc::new(table), deadline));
+            state.waiting = Some(Waiting { table: Arc::new(table), missing, until, until_known });
         }
         self.keep_raw(ResourceType::Route, resource);
         Ok(())
@@ -99,16 +128,12 @@ impl Store {
     }
 }
 
-fn names_any(table: &RouteTable, slots: &HashSet<*const ClusterSlot>) -> bool {
-    if slots.is_empty() {
-        return false;
-    }
-    let routes = table.virtual_hosts.iter().flat_map(|v| &v.routes);
-    routes.into_iter().any(|route| match &route.action {
-        Action::Forward(forward) => {
-            forward.targets.iter().any(|t| slots.contains(&Arc::as_ptr(&t.cluster)))
-                || forward.mirrors.iter().any(|m| slots.contains(&Arc::as_ptr(&m.cluster)))
-        }
-        Action::Direct(_) => false,
-    })
+/// Slots without a cluster to which these routes would send requests.
+fn not_routable(routes: &[Arc<Route>]) -> Vec<Arc<ClusterSlot>> {
+    let targets = routes.iter().flat_map(|route| match &route.action {
+        Action::Forward(forward) => &*forward.targets,
+        Action::Direct(_) => &[],
+    });
+    let chosen = targets.filter(|t| t.weight > 0 && !t.cluster.is_routable());
+    chosen.map(|t| Arc::clone(&t.cluster)).collect()
 }

@@ -1,5 +1,7 @@
 //! What is served while resources come, warm, change and go.
 
+#![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
+
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -214,9 +216,8 @@ impl Bench {
 }
 
 fn resolve(bench: &Bench, name: &str) {
-    use crate::model::EndpointAddress;
-    let endpoints = vec![EndpointAddress::Name(name.into(), 9000)];
-    bench.plane.endpoints.intern(endpoints).mark_resolved();
+    let answer = crate::dns::Answer::Addresses(vec![[10, 0, 0, 9].into()]);
+    bench.plane.endpoints.on_answer(name, answer, bench.now.into());
 }
 
 #[test]
@@ -239,15 +240,44 @@ fn nothing_is_served_before_clusters_listeners_and_tables_are_there() {
 }
 
 #[test]
-fn a_table_waits_for_clusters_that_came_with_it_and_not_for_unknown_ones() {
+fn a_table_waits_for_clusters_that_came_with_it() {
     let mut bench = Bench::live(StoreOptions::default());
     bench.clusters(vec![cluster("b", &["pod-b"])]);
-    bench.routes(vec![table("t", &[("b", 1), ("never", 1)])]);
+    bench.routes(vec![table("t", &[("b", 1)])]);
     assert_eq!(bench.targets(), ["a"]);
     resolve(&bench, "pod-b");
     bench.after(Duration::from_millis(5));
-    assert_eq!(bench.targets(), ["b", "never"]);
+    assert_eq!(bench.targets(), ["b"]);
     assert!(bench.is_routable("b"));
+}
+
+#[test]
+fn an_unknown_cluster_holds_a_table_up_for_a_moment_and_once() {
+    let mut bench = Bench::live(StoreOptions::default());
+    let outcome = bench.routes(vec![table("t", &[("a", 1), ("never", 1)])]);
+    assert_eq!((outcome.rejected.len(), outcome.warming), (0, 1));
+    assert_eq!(bench.targets(), ["a"]);
+    bench.after(Duration::from_millis(100));
+    assert_eq!(bench.targets(), ["a", "never"]);
+    bench.routes(vec![table("t", &[("never", 1), ("a", 1)])]);
+    assert_eq!(bench.targets(), ["never", "a"]);
+}
+
+#[test]
+fn a_table_that_overtook_its_clusters_is_published_with_them() {
+    let mut bench = Bench::live(StoreOptions::default());
+    bench.routes(vec![table("t", &[("b", 1)])]);
+    assert_eq!(bench.targets(), ["a"]);
+    bench.clusters(vec![cluster("b", &["10.0.0.2"])]);
+    assert_eq!(bench.targets(), ["b"]);
+    // Also if they take their time to get warm.
+    bench.routes(vec![table("t", &[("c", 1)])]);
+    bench.clusters(vec![cluster("c", &["pod-c"])]);
+    bench.after(Duration::from_secs(4));
+    assert_eq!(bench.targets(), ["b"]);
+    resolve(&bench, "pod-c");
+    bench.after(Duration::ZERO);
+    assert_eq!(bench.targets(), ["c"]);
 }
 
 #[test]
@@ -272,8 +302,8 @@ fn a_changed_cluster_serves_in_its_old_version_until_the_new_one_is_warm() {
     let held = bench.plane.clusters.slot("a").load().unwrap();
     assert!(Arc::ptr_eq(&old, &held));
     // Nor does a table wait for it.
-    bench.routes(vec![table("t", &[("a", 1), ("x", 1)])]);
-    assert_eq!(bench.targets(), ["a", "x"]);
+    bench.routes(vec![table("t", &[("a", 1), ("a", 2)])]);
+    assert_eq!(bench.targets(), ["a", "a"]);
     resolve(&bench, "pod-a");
     bench.after(Duration::ZERO);
     assert!(!Arc::ptr_eq(&old, &bench.plane.clusters.slot("a").load().unwrap()));
@@ -477,4 +507,87 @@ fn changes_are_saved_together_after_a_moment() {
     assert_eq!(*saved.lock().unwrap(), [3]);
     bench.after(SAVE_DELAY);
     assert_eq!(*saved.lock().unwrap(), [3]);
+}
+
+mod whatever_the_order {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Cluster(u8, u8),
+        Remove(u8),
+        Table(Vec<u8>),
+        Resolve(u8),
+        Wait(u16),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            3 => (0..5_u8, 0..4_u8).prop_map(|(c, h)| Step::Cluster(c, h)),
+            2 => (0..5_u8).prop_map(Step::Remove),
+            3 => prop::collection::vec(0..5_u8, 1..4).prop_map(Step::Table),
+            2 => (0..4_u8).prop_map(Step::Resolve),
+            1 => (0..900_u16).prop_map(Step::Wait),
+        ]
+    }
+
+    fn take(bench: &mut Bench, step: &Step) {
+        let name = |c: u8| format!("c{c}");
+        match step {
+            Step::Cluster(c, h) => {
+                bench.clusters(vec![cluster(&name(*c), &[&format!("host-{h}")])]);
+            }
+            Step::Remove(c) => {
+                bench.remove(ResourceType::Cluster, &[&name(*c)]);
+            }
+            Step::Table(targets) => {
+                let names: Vec<_> = targets.iter().map(|c| name(*c)).collect();
+                let targets: Vec<_> = names.iter().map(|n| (&**n, 1)).collect();
+                bench.routes(vec![table("t", &targets)]);
+            }
+            Step::Resolve(h) => {
+                resolve(bench, &format!("host-{h}"));
+                bench.after(Duration::ZERO);
+            }
+            Step::Wait(ms) => {
+                bench.after(Duration::from_millis((*ms).into()));
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// As long as nothing exceeds its bound (a table's wait, a removed
+        /// cluster's grace), a target that was routable stays routable while
+        /// its table is in force, and so does a target that the control plane
+        /// had told of before the table.
+        #[test]
+        fn a_published_target_stays_routable(steps in prop::collection::vec(step(), 1..60)) {
+            let ages = Duration::from_secs(3600);
+            let mut bench = Bench::live(StoreOptions {
+                route_wait: ages,
+                removed_cluster_grace: ages,
+                ..StoreOptions::default()
+            });
+            let mut routable = std::collections::BTreeSet::new();
+            let mut version = 0;
+            for step in &steps {
+                let known = bench.store.versions(ResourceType::Cluster);
+                take(&mut bench, step);
+                let published = bench.plane.snapshot.load().version;
+                for target in bench.targets() {
+                    let is_routable = bench.is_routable(&target);
+                    if published != version && matches!(step, Step::Table(_) | Step::Resolve(_)) {
+                        prop_assert!(is_routable || !known.contains_key(&target), "{target} at {step:?}");
+                    }
+                    prop_assert!(is_routable || !routable.contains(&target), "{target} lost at {step:?}");
+                }
+                version = published;
+                routable = bench.targets().into_iter().filter(|t| bench.is_routable(t)).collect();
+            }
+        }
+    }
 }

@@ -75,9 +75,8 @@ impl Client {
     /// A request with a body.
     pub(crate) fn post(&mut self, path: &str, fields: &str, body: &[u8]) -> Answer {
         let length = body.len();
-        let head = format!(
-            "POST {path} HTTP/1.1\r\nhost: h\r\n{fields}content-length: {length}\r\n\r\n"
-        );
+        let head =
+            format!("POST {path} HTTP/1.1\r\nhost: h\r\n{fields}content-length: {length}\r\n\r\n");
         self.send([head.as_bytes(), body].concat()).answer()
     }
 
