@@ -89,6 +89,42 @@ async fn an_http2_stream_in_progress_is_finished_after_goaway() {
     .await;
 }
 
+#[test]
+fn a_failed_health_check_sends_clients_away_until_it_is_well_again() {
+    let upstream = Upstream::ok();
+    let world = World::of("iris", upstream.addr)
+        .settings(|settings| settings.admin = Some(([127, 0, 0, 1], 0).into()))
+        .start();
+    let tell = |path: &str| {
+        let answer = Client::connect(world.proxy.admin.unwrap()).post(path, "", b"");
+        assert_eq!(answer.status, 200, "{path}");
+    };
+    let mut idle = world.client();
+    assert_eq!(idle.get(INFER).header("connection"), None);
+    tell("/healthcheck/fail");
+    for client in [&mut idle, &mut world.client()] {
+        let answer = client.get(INFER);
+        assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+        assert!(client.at_end());
+    }
+    tell("/healthcheck/ok");
+    assert_eq!(world.client().get(INFER).header("connection"), None);
+}
+
+#[test]
+fn listeners_that_drain_close_their_ports_and_serve_their_connections() {
+    let upstream = Upstream::ok();
+    let world = World::of("iris", upstream.addr)
+        .settings(|settings| settings.admin = Some(([127, 0, 0, 1], 0).into()))
+        .start();
+    let mut client = world.client();
+    assert_eq!(client.get(INFER).status, 200);
+    Client::connect(world.proxy.admin.unwrap()).post("/drain_listeners", "", b"");
+    let addr = world.addr();
+    eventually("the port closes", || TcpStream::connect(addr).is_err());
+    assert_eq!(client.get(INFER).status, 200);
+}
+
 /// The program itself; killed if it is still there at the end.
 struct Program(Child);
 

@@ -2,8 +2,10 @@
 //! start: what clients see.
 
 use std::net::TcpStream;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use radiant::config::Settings;
 use radiant::demo::scheduler::{ModelSpec, Operation, Scheduler, SchedulerOptions};
 use radiant::plane::ServerState;
 use radiant::run::{Hooks, Proxy};
@@ -55,8 +57,12 @@ impl Mesh {
     }
 
     fn proxy(&self) -> Proxy {
-        let mut settings = quiet_settings();
-        settings.source = ads(self.ports.addr(2));
+        self.proxy_with(None)
+    }
+
+    fn proxy_with(&self, saved_snapshot: Option<PathBuf>) -> Proxy {
+        let source = ads(self.ports.addr(2));
+        let settings = Settings { source, saved_snapshot, ..quiet_settings() };
         Proxy::start(settings, Hooks::default()).unwrap()
     }
 
@@ -116,4 +122,46 @@ fn without_a_scheduler_nothing_is_served_until_there_is_one() {
     mesh.wait_serving();
     assert_eq!(mesh.status("iris"), 200);
     assert_eq!(proxy.plane().state(), ServerState::Live);
+}
+
+#[test]
+fn a_saved_snapshot_serves_until_the_scheduler_answers() {
+    let mesh = Mesh::new();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("saved");
+    let scheduler = mesh.scheduler(&["iris", "cars", "lost"]);
+    let proxy = mesh.proxy_with(Some(path.clone()));
+    mesh.wait_serving();
+    assert_eq!(mesh.status("lost"), 200);
+    eventually("it is saved", || path.exists());
+    drop((scheduler, proxy));
+    assert!(TcpStream::connect(mesh.ports.addr(0)).is_err());
+
+    let proxy = mesh.proxy_with(Some(path));
+    mesh.wait_serving();
+    assert_eq!(proxy.plane().state(), ServerState::Live);
+    assert_eq!(proxy.plane().stats.control.config_stale.value(), 1);
+    let clients = Load::start(2, mesh.ports.addr(0), &["iris", "cars"].map(get));
+    assert_eq!(mesh.status("lost"), 200);
+    assert_eq!(mesh.status("none"), 404);
+    clients.more(20);
+    let scheduler = mesh.scheduler(&["iris", "cars"]);
+    eventually("the lost model is unknown", || mesh.status("lost") == 404);
+    assert!(scheduler.handle().wait_settled(DEADLINE));
+    assert_eq!(proxy.plane().stats.control.config_stale.value(), 0);
+    clients.more(20);
+    clients.finish_without_failure();
+}
+
+#[test]
+fn a_saved_snapshot_that_is_broken_is_as_good_as_none() {
+    let mesh = Mesh::new();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("saved");
+    std::fs::write(&path, "no snapshot").unwrap();
+    let proxy = mesh.proxy_with(Some(path));
+    assert_ne!(proxy.plane().state(), ServerState::Live);
+    let _scheduler = mesh.scheduler(&["iris"]);
+    mesh.wait_serving();
+    assert_eq!(mesh.status("iris"), 200);
 }
