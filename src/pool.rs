@@ -307,7 +307,7 @@ impl Drop for Open {
         let stats = self.stats.shard(self.shard);
         stats.upstream_cx_active.dec();
         stats.upstream_cx_destroy.inc();
-        stats.upstream_cx_length_ms.record(self.since.elapsed());
+        stats.connections.make().upstream_cx_length_ms.record(self.since.elapsed());
     }
 }
 
@@ -326,7 +326,7 @@ async fn connect(purpose: &Purpose<'_>, stats: &ClusterShard) -> Result<Io, Upst
     .await;
     match made {
         Ok(Ok(io)) => {
-            stats.upstream_cx_connect_ms.record(started.elapsed());
+            stats.connections.make().upstream_cx_connect_ms.record(started.elapsed());
             Ok(io)
         }
         Ok(Err(e)) => {

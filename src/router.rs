@@ -404,9 +404,7 @@ impl<D: Downstream> Stream<'_, D> {
     fn finished(&self, chosen: Chosen<'_>, target: &WeightedTarget) {
         let stats = target.cluster.stats.shard(self.connection.worker.shard);
         let elapsed = self.body.completed.map(|at| at.elapsed());
-        for group in [&stats.all, &stats.external] {
-            group.record(self.record.status, elapsed);
-        }
+        stats.external.record(self.record.status, elapsed);
         self.seldon(chosen, self.record.status < 400);
     }
 
@@ -432,9 +430,7 @@ impl<D: Downstream> Stream<'_, D> {
         let target = chosen.and_then(|c| c.target).filter(|_| error != UpstreamError::NoCluster);
         if let Some(target) = target {
             let stats = target.cluster.stats.shard(self.connection.worker.shard);
-            for group in [&stats.all, &stats.external] {
-                group.record(reply.status, None);
-            }
+            stats.external.record(reply.status, None);
         }
         if let Some(chosen) = chosen {
             self.seldon(chosen, false);
@@ -620,9 +616,9 @@ impl<'a> Retrying<'a> {
                 stats.upstream_rq_retry.inc();
                 stats.upstream_rq_retry_backoff_exponential.inc();
                 if let Outcome::Response { status, .. } = outcome {
-                    stats.retry.record(status, None);
+                    stats.retry.make().record(status, None);
                 } else {
-                    stats.retry.record(503, None);
+                    stats.retry.make().record(503, None);
                 }
                 Some(pause)
             }

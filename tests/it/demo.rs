@@ -18,7 +18,9 @@ impl Running {
         let ports = Ports::reserve();
         let options = DemoOptions { port: Some(ports.first), ..DemoOptions::default() };
         let demo = Demo::start(&options).unwrap();
-        let proxy = Proxy::start(demo.settings(radiant::config::Settings::default()), Hooks::default()).unwrap();
+        let proxy =
+            Proxy::start(demo.settings(radiant::config::Settings::default()), Hooks::default())
+                .unwrap();
         let running = Self { _proxy: proxy, _demo: demo, ports };
         eventually("the demo serves", || {
             let plane = running._proxy.plane();
