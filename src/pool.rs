@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use crate::io::Io;
 use crate::local_reply::UpstreamError;
 use crate::model::{Cluster, ClusterSlot, Host, UpstreamProtocol};
-use crate::stats::{ClusterShard, Shard};
+use crate::stats::{ClusterShard, ClusterStats, Shard};
 use crate::upstream::Http1;
 
 /// Envoy: upstream `idle_timeout`, 1 h.
@@ -168,7 +168,7 @@ impl Pools {
         let stats = purpose.slot.stats.shard(self.shard);
         let io = connect(purpose, stats).await?;
         stats.upstream_cx_http1_total.inc();
-        Ok(Box::new(Http1::new(io, Open::new(Arc::clone(purpose.slot), self.shard))))
+        Ok(Box::new(Http1::new(io, Open::new(Arc::clone(&purpose.slot.stats), self.shard))))
     }
 
     /// Takes a connection back whose exchange ended cleanly.
@@ -212,7 +212,7 @@ impl Pools {
     ) -> Result<(), UpstreamError> {
         let stats = purpose.slot.stats.shard(self.shard);
         let io = connect(purpose, stats).await?;
-        let open = Open::new(Arc::clone(purpose.slot), self.shard);
+        let open = Open::new(Arc::clone(&purpose.slot.stats), self.shard);
         let (sender, connection) = h2::client::Builder::new()
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -285,26 +285,26 @@ impl Drop for Connecting<'_> {
 /// Counts an open upstream connection of a cluster.
 #[derive(Debug)]
 pub(crate) struct Open {
-    slot: Arc<ClusterSlot>,
+    stats: Arc<ClusterStats>,
     shard: Shard,
     since: Instant,
 }
 
 impl Open {
-    fn new(slot: Arc<ClusterSlot>, shard: Shard) -> Self {
-        slot.stats.shard(shard).upstream_cx_active.inc();
-        Self { slot, shard, since: Instant::now() }
+    fn new(stats: Arc<ClusterStats>, shard: Shard) -> Self {
+        stats.shard(shard).upstream_cx_active.inc();
+        Self { stats, shard, since: Instant::now() }
     }
 
     /// The statistics this connection belongs to.
     pub(crate) fn stats(&self) -> &ClusterShard {
-        self.slot.stats.shard(self.shard)
+        self.stats.shard(self.shard)
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let stats = self.slot.stats.shard(self.shard);
+        let stats = self.stats.shard(self.shard);
         stats.upstream_cx_active.dec();
         stats.upstream_cx_destroy.inc();
         stats.connections.make().upstream_cx_length_ms.record(self.since.elapsed());

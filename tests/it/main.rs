@@ -4,6 +4,7 @@
 
 mod cli;
 mod demo;
+mod draining;
 mod demo_models;
 mod demo_scheduler;
 mod demo_state;
@@ -13,8 +14,12 @@ mod golden_client;
 mod golden_scheduler;
 mod http1;
 mod http2;
+mod mirrors;
+mod pressure;
+mod scheduler_away;
 mod reconnect;
 mod rolls;
 mod scale;
 mod scheduler_tls;
 mod support;
+mod updates;

@@ -149,6 +149,13 @@ impl H2Client {
         self.sender.send_request(request, end).unwrap()
     }
 
+    /// Waits until the proxy wants no new streams (GOAWAY).
+    pub(crate) async fn closing(&mut self) {
+        while std::future::poll_fn(|cx| self.sender.poll_ready(cx)).await.is_ok() {
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+    }
+
     /// A whole exchange: answer, its body and its trailers.
     pub(crate) async fn call(
         &mut self,

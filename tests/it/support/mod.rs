@@ -18,7 +18,7 @@ pub(crate) use h2::{H2Client, H2Stream, H2Upstream, read};
 pub(crate) use load::Load;
 pub(crate) use ports::Ports;
 pub(crate) use upstream::{Peer, Upstream};
-pub(crate) use world::{Setup, World};
+pub(crate) use world::{Setup, World, ads, quiet_settings, version};
 
 /// Longest wait for anything; far more than a busy machine needs.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);

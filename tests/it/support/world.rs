@@ -42,7 +42,7 @@ pub(crate) struct World {
 impl World {
     /// A world with one model.
     pub(crate) fn of(model: &str, upstream: SocketAddr) -> Setup {
-        Setup { mesh: Mesh::default(), edits: Vec::new(), settings: settings() }
+        Setup { mesh: Mesh::default(), edits: Vec::new(), settings: quiet_settings() }
             .model(model, &[upstream])
     }
 
@@ -180,11 +180,7 @@ impl Setup {
         for push in push_all(&resources) {
             scheduler.handle().push(push);
         }
-        settings.source = Source::Scheduler(Box::new(AdsSettings {
-            host: "127.0.0.1".to_owned(),
-            port: scheduler.addr().port(),
-            ..AdsSettings::default()
-        }));
+        settings.source = ads(scheduler.addr());
         let proxy = Proxy::start(settings, Hooks::default()).unwrap();
         eventually("the proxy serves", || proxy.plane().state() == ServerState::Live);
         TcpStream::connect(ports.addr(0)).expect("a live proxy has its port open");
@@ -194,13 +190,19 @@ impl Setup {
 
 /// One worker, no ports of its own, and an end that does not wait for tests
 /// that left something hanging.
-fn settings() -> Settings {
+pub(crate) fn quiet_settings() -> Settings {
     Settings {
         admin: None,
         utility: None,
         drain_time: std::time::Duration::from_millis(200),
         ..Settings::default()
     }
+}
+
+/// The scheduler at this address.
+pub(crate) fn ads(addr: SocketAddr) -> Source {
+    let host = addr.ip().to_string();
+    Source::Scheduler(Box::new(AdsSettings { host, port: addr.port(), ..AdsSettings::default() }))
 }
 
 /// A version whose replicas speak both protocols on one port.
