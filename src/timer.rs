@@ -80,10 +80,7 @@ impl RouteTimeout {
             return Poll::Pending;
         };
         let due = Instant::from_std(completed) + limit;
-        self.sleep
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)))
-            .as_mut()
-            .poll(cx)
+        self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due))).as_mut().poll(cx)
     }
 }
 

@@ -4,11 +4,11 @@
 
 mod cli;
 mod demo;
-mod draining;
 mod demo_models;
 mod demo_scheduler;
 mod demo_state;
 mod demo_stream;
+mod draining;
 mod failures;
 mod golden_client;
 mod golden_scheduler;
@@ -16,10 +16,10 @@ mod http1;
 mod http2;
 mod mirrors;
 mod pressure;
-mod scheduler_away;
 mod reconnect;
 mod rolls;
 mod scale;
+mod scheduler_away;
 mod scheduler_tls;
 mod support;
 mod updates;
