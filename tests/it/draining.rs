@@ -30,8 +30,9 @@ fn on_word() -> (Upstream, std::sync::mpsc::Receiver<()>, std::sync::mpsc::Sende
 #[test]
 fn a_request_in_progress_is_answered_and_nothing_new_is_accepted() {
     let (upstream, told, go) = on_word();
-    let world =
-        World::of("iris", upstream.addr).settings(|settings| settings.drain_time = DEADLINE).start();
+    let world = World::of("iris", upstream.addr)
+        .settings(|settings| settings.drain_time = DEADLINE)
+        .start();
     let addr = world.addr();
     let (mut busy, mut idle) = (world.client(), world.client());
     assert_eq!(idle.get("/v2/models/none/infer").status, 404);

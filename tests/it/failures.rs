@@ -97,6 +97,69 @@ fn a_body_over_one_mebibyte_is_sent_once() {
     assert_eq!(upstream.requests().len(), 7);
 }
 
+#[test]
+fn an_upstream_that_refuses_before_the_body_is_there_is_retried_with_all_of_it() {
+    let (tell, told) = mpsc::channel();
+    let upstream = Upstream::new(move |peer| {
+        if peer.index < 2 {
+            peer.head();
+            peer.send(UNAVAILABLE);
+            tell.send(()).unwrap();
+            return peer.closed();
+        }
+        while peer.request().is_some() {
+            peer.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+        }
+    });
+    let world = World::of("iris", upstream.addr).fast_retries().start();
+    let mut client = world.client();
+    client.send(format!("POST {INFER} HTTP/1.1\r\nhost: h\r\ncontent-length: 6\r\n\r\nabc"));
+    told.recv().unwrap();
+    told.recv().unwrap();
+    assert_eq!(client.send("def").answer().status, 200);
+    assert!(upstream.requests()[0].ends_with("\r\n\r\nabcdef"));
+    assert_eq!(client.get(INFER).status, 200, "the connection is still in step");
+}
+
+#[test]
+fn five_retries_at_a_time_are_the_most_of_a_cluster() {
+    // Every retry hangs, so that it stays outstanding.
+    let upstream = Upstream::new(|peer| {
+        if peer.request().is_some_and(|request| request.contains("x-first: 1")) {
+            peer.send(UNAVAILABLE);
+        }
+        peer.closed();
+    });
+    let world = World::of("iris", upstream.addr)
+        .actions(|action| {
+            let policy = action.retry_policy.as_mut().unwrap();
+            let base = policy.retry_back_off.as_mut().unwrap().base_interval.as_mut().unwrap();
+            base.seconds = 3600;
+        })
+        .start();
+    let request = format!("GET {INFER} HTTP/1.1\r\nhost: h\r\nx-first: 1\r\n\r\n");
+    let mut waiting: Vec<_> = (0..5).map(|_| world.client()).collect();
+    for client in &mut waiting {
+        client.send(&request);
+    }
+    eventually("five retries are due", || {
+        world.cluster("iris_1_http", |stats| stats.upstream_rq_retry.value() == 5)
+    });
+    let answer = world.client().send(&request).answer();
+    assert_eq!((answer.status, answer.text()), (503, "busy"));
+    world.cluster("iris_1_http", |stats| {
+        assert_eq!(stats.upstream_rq_retry_overflow.value(), 1);
+    });
+    drop(waiting);
+    // Their places are free again.
+    let mut client = world.client();
+    eventually("a retry is due", || {
+        client = world.client();
+        client.send(&request);
+        client.is_open()
+    });
+}
+
 /// A world without retries.
 fn once(setup: Setup) -> World {
     setup.actions(|action| action.retry_policy = None).start()
@@ -231,6 +294,29 @@ fn the_third_request_of_two_overflows() {
     word.send(()).unwrap();
     assert_eq!(second.answer().status, 200);
     assert_eq!(upstream.accepted(), 1);
+}
+
+#[test]
+fn limits_hold_across_workers() {
+    let (upstream, told, word) = on_word();
+    let world = limits(World::of("iris", upstream.addr), 1, 1)
+        .settings(|settings| settings.workers = 2)
+        .start();
+    let get = format!("GET {INFER} HTTP/1.1\r\nhost: h\r\n\r\n");
+    // New connections go to the worker with fewer.
+    let (mut first, mut second, mut third) = (world.client(), world.client(), world.client());
+    first.send(&get);
+    told.recv().unwrap();
+    second.send(&get);
+    let slot = world.proxy.plane().clusters.find("iris_1_http").unwrap();
+    let pending = || slot.usage.pending.load(std::sync::atomic::Ordering::Relaxed);
+    eventually("the second request waits", || pending() == 1);
+    assert_eq!(third.send(&get).answer().header("x-envoy-overloaded"), Some("true"));
+    word.send(()).unwrap();
+    assert_eq!(first.answer().status, 200);
+    told.recv().unwrap();
+    word.send(()).unwrap();
+    assert_eq!(second.answer().status, 200);
 }
 
 #[test]

@@ -11,9 +11,7 @@ use radiant::plane::ServerState;
 use radiant::run::{Hooks, Proxy};
 use radiant::seldon::{Backend, ListenerOptions};
 
-use crate::support::{
-    Client, DEADLINE, Load, Ports, Upstream, ads, eventually, quiet_settings,
-};
+use crate::support::{Client, DEADLINE, Load, Ports, Upstream, ads, eventually, quiet_settings};
 
 fn get(model: &str) -> String {
     format!("GET /v2/models/{model}/infer HTTP/1.1\r\nhost: h\r\n\r\n")
