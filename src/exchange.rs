@@ -19,7 +19,7 @@ use crate::local_reply::UpstreamError;
 use crate::logic::rewrite::GrpcRename;
 use crate::mirror::Tee;
 use crate::tap::TapBodies;
-use crate::timer::IdleTimer;
+use crate::timer::{IdleTimer, RouteTimeout};
 
 /// Why a request could not be read to its end, or an answer not be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +125,8 @@ pub(crate) struct RequestBody {
     pub(crate) rename: Option<GrpcRename>,
     /// The beginnings of both bodies, where a tap may want them.
     pub(crate) tap: Option<Box<TapBodies>>,
+    /// The route's timeout, which its end starts.
+    pub(crate) timeout: RouteTimeout,
     /// Copies of the body, for mirrors.
     tees: Vec<Tee>,
 }
@@ -274,6 +276,8 @@ pub(crate) enum Failure {
     Upstream(UpstreamError),
     /// No byte either way for the stream idle timeout.
     Idle,
+    /// The route's timeout.
+    Timeout,
 }
 
 /// Progress of one attempt.
@@ -325,6 +329,9 @@ impl Exchange {
                 if idle.poll_expired(cx).is_ready() {
                     return Poll::Ready(Err(Failure::Idle));
                 }
+                if body.timeout.poll_expired(body.completed, cx).is_ready() {
+                    return Poll::Ready(Err(Failure::Timeout));
+                }
                 return Poll::Pending;
             }
         })
@@ -367,6 +374,9 @@ impl Exchange {
                 }
                 if idle.poll_expired(cx).is_ready() {
                     return Poll::Ready(Err(Failure::Idle));
+                }
+                if body.timeout.poll_expired(body.completed, cx).is_ready() {
+                    return Poll::Ready(Err(Failure::Timeout));
                 }
                 return Poll::Pending;
             }

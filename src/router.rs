@@ -26,7 +26,7 @@ use crate::model::{
 };
 use crate::record::Record;
 use crate::tap::Trace;
-use crate::timer::IdleTimer;
+use crate::timer::{IdleTimer, RouteTimeout};
 use crate::worker::Worker;
 
 /// What the protocol end knows of a request beside its head.
@@ -209,6 +209,7 @@ impl<D: Downstream> Stream<'_, D> {
         }
         self.prepare(chosen, forward);
         self.body.keep_for_retry(forward.retry.is_some());
+        self.body.timeout = RouteTimeout::new(forward.timeout);
         self.mirror(forward);
         self.attempts(chosen, forward, &cluster).await
     }
@@ -336,6 +337,9 @@ impl<D: Downstream> Stream<'_, D> {
             if let Poll::Ready(e) = self.body.poll_idle(self.down, cx) {
                 return Poll::Ready(Some(Failure::Downstream(e)));
             }
+            if self.body.timeout.poll_expired(self.body.completed, cx).is_ready() {
+                return Poll::Ready(Some(Failure::Timeout));
+            }
             std::future::Future::poll(pause.as_mut(), cx).map(|()| None)
         })
         .await
@@ -359,6 +363,10 @@ impl<D: Downstream> Stream<'_, D> {
             Failure::Idle => {
                 self.connection.shard().downstream_rq_idle_timeout.inc();
                 self.reply(LocalReply::stream_idle(self.body.complete), Some(chosen)).await
+            }
+            Failure::Timeout => {
+                self.connection.shard().downstream_rq_timeout.inc();
+                self.reply(LocalReply::route_timeout(), Some(chosen)).await
             }
         }
     }
@@ -389,6 +397,10 @@ impl<D: Downstream> Stream<'_, D> {
             Failure::Idle => {
                 self.record.flags.set(ResponseFlag::StreamIdleTimeout);
                 shard.downstream_rq_idle_timeout.inc();
+            }
+            Failure::Timeout => {
+                self.record.flags.set(ResponseFlag::UpstreamRequestTimeout);
+                shard.downstream_rq_timeout.inc();
             }
         }
         // HTTP/2 drops what is queued when it resets: its connection's task gets

@@ -55,6 +55,38 @@ impl IdleTimer {
     }
 }
 
+/// A route's timeout: counts from the end of the request (Envoy:
+/// `RouteAction.timeout`), so that a slow upload does not use it up.
+#[derive(Debug, Default)]
+pub(crate) struct RouteTimeout {
+    limit: Option<Duration>,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl RouteTimeout {
+    /// A timeout of so long; none: never.
+    pub(crate) fn new(limit: Option<Duration>) -> Self {
+        Self { limit, sleep: None }
+    }
+
+    /// Ready once the limit has passed since `completed`, the end of the
+    /// request.
+    pub(crate) fn poll_expired(
+        &mut self,
+        completed: Option<std::time::Instant>,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        let (Some(limit), Some(completed)) = (self.limit, completed) else {
+            return Poll::Pending;
+        };
+        let due = Instant::from_std(completed) + limit;
+        self.sleep
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)))
+            .as_mut()
+            .poll(cx)
+    }
+}
+
 fn or_never(limit: Duration) -> Duration {
     if limit.is_zero() { NEVER } else { limit }
 }
