@@ -425,3 +425,55 @@ fn an_upstream_that_cuts_its_answer_cuts_the_clients() {
     assert_eq!(client.take(3).unwrap(), b"abc");
     assert!(client.at_end());
 }
+
+#[test]
+fn whatever_happens_nothing_stays_held() {
+    use std::sync::atomic::Ordering::Relaxed;
+    let upstream = Upstream::new(|peer| {
+        while let Some(request) = peer.request() {
+            match request.split("x-do: ").nth(1).map(|rest| &rest[..3]) {
+                Some("cut") => return,
+                Some("bad") => drop(peer.send("nonsense\r\n\r\n")),
+                Some("503") => drop(peer.send(UNAVAILABLE)),
+                Some("len") => {
+                    peer.send("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc");
+                    return;
+                }
+                Some("sil") => return peer.closed(),
+                _ => drop(peer.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")),
+            }
+        }
+    });
+    let world = impatient(World::of("iris", upstream.addr).model("away", &[Upstream::refusing()]))
+        .fast_retries()
+        .start();
+    for what in ["cut", "bad", "503", "len", "sil", "ok "] {
+        for (path, patient) in [(INFER, true), (INFER, false), ("/v2/models/away/infer", true)] {
+            let mut client = world.client();
+            client.send(format!(
+                "POST {path} HTTP/1.1\r\nhost: h\r\nx-do: {what}\r\ncontent-length: 3\r\n\r\nabc"
+            ));
+            if patient {
+                client.try_answer(false);
+            }
+        }
+    }
+    let plane = world.proxy.plane();
+    for cluster in ["iris_1_http", "away_1_http"] {
+        let slot = plane.clusters.find(cluster).unwrap();
+        let usage = &slot.usage;
+        let hosts = slot.load().unwrap();
+        let held = || {
+            let hosts = hosts.endpoints.hosts();
+            [&usage.connections, &usage.pending, &usage.requests, &usage.retries]
+                .into_iter()
+                .chain(hosts.iter().map(|host| &host.active))
+                .map(|count| count.load(Relaxed))
+                .collect::<Vec<_>>()
+        };
+        eventually("nothing is held", || held().iter().all(|&n| n == 0));
+        let active = |stats: &radiant::stats::ClusterShard| stats.upstream_rq_active.value();
+        eventually("no request is active", || world.cluster(cluster, active) == 0);
+    }
+    assert_eq!(world.client().get(INFER).status, 200);
+}

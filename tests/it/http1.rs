@@ -376,3 +376,19 @@ fn an_unknown_model_is_404_and_an_unread_body_closes() {
     assert!(client.at_end());
     assert_eq!(upstream.accepted(), 0);
 }
+
+#[test]
+fn a_client_that_sends_on_can_still_read_why_it_was_refused() {
+    let early = Upstream::new(|peer| {
+        peer.head();
+        peer.send("HTTP/1.1 413 Content Too Large\r\ncontent-length: 3\r\n\r\ntoo");
+        peer.closed();
+    });
+    let world = World::of("iris", early.addr).start();
+    for (model, status) in [("none", 404), ("iris", 413)] {
+        let mut client = world.client();
+        // All of it before the first look at the answer.
+        let answer = client.post(&format!("/v2/models/{model}/infer"), "", &vec![b'x'; 5_000_000]);
+        assert_eq!(answer.status, status);
+    }
+}
