@@ -31,13 +31,19 @@ sed -e "s/port_value: 9002/port_value: $((port + 2))/" -e 's/address: seldon-sch
   config/envoy.yaml >"$work/bootstrap.yaml"
 
 limit() { # starts the proxy under 64 MiB; sets $proxy and $how
-  if mkdir "/sys/fs/cgroup/radiant-$$" 2>/dev/null && echo $((64 * 1024 * 1024)) >"/sys/fs/cgroup/radiant-$$/memory.max" 2>/dev/null; then
-    group=/sys/fs/cgroup/radiant-$$
-    how="cgroup memory.max 64 MiB"
-    bash -c "echo \$\$ >$group/cgroup.procs; exec $radiant run -c $work/bootstrap.yaml --concurrency 2" >"$work/proxy.log" 2>&1 &
+  local root file bytes=$((64 * 1024 * 1024)) run="exec $radiant run -c $work/bootstrap.yaml --concurrency 2"
+  if [ -f /sys/fs/cgroup/cgroup.controllers ]; then
+    root=/sys/fs/cgroup file=memory.max
+  else
+    root=/sys/fs/cgroup/memory file=memory.limit_in_bytes
+  fi
+  if mkdir "$root/radiant-$$" 2>/dev/null && [ -f "$root/radiant-$$/$file" ] && echo "$bytes" >"$root/radiant-$$/$file"; then
+    group=$root/radiant-$$
+    how="cgroup $file 64 MiB"
+    bash -c "echo \$\$ >$group/cgroup.procs; $run" >"$work/proxy.log" 2>&1 &
   else
     how="ulimit -d 64 MiB"
-    bash -c "ulimit -d 65536; exec $radiant run -c $work/bootstrap.yaml --concurrency 2" >"$work/proxy.log" 2>&1 &
+    bash -c "ulimit -d 65536; $run" >"$work/proxy.log" 2>&1 &
   fi
   proxy=$!
   pids+=("$proxy")
@@ -53,8 +59,8 @@ bytes=$((mib * 1024 * 1024))
 base=http://127.0.0.1:$port/v2/models/baseline-predictor
 peak() { awk '/VmHWM/{print int($2/1024)}' "/proc/$proxy/status"; }
 
-sent=$(head -c "$bytes" /dev/zero | curl -sS -o "$work/upload.out" -w '%{http_code} %{size_upload}' -T - -X POST "$base/upload")
-[ "$sent" = "200 $bytes" ] || fail "upload: $sent, $(head -c 300 "$work/upload.out")"
+sent=$(head -c "$bytes" /dev/zero | curl -sS -w ' %{http_code}' -T - -X POST "$base/upload")
+[ "$sent" = "{\"bytes\":$bytes} 200" ] || fail "upload: $sent"
 echo "upload of $mib MiB: $sent, peak $(peak) MiB"
 
 got=$(curl -sS -o /dev/null -w '%{http_code} %{size_download}' "$base/download?bytes=$bytes")
