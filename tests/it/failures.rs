@@ -215,6 +215,22 @@ fn the_reply_to_a_refused_connection() {
 }
 
 #[test]
+fn the_reply_to_a_connection_that_is_not_made_in_time() {
+    // A listener that accepts nobody and whose queue of one is full: the system
+    // drops what else asks to connect.
+    let listener =
+        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    listener.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    listener.listen(0).unwrap();
+    let addr = listener.local_addr().unwrap().as_socket().unwrap();
+    let _first = std::net::TcpStream::connect(addr).unwrap();
+    let setup = World::of("iris", addr).clusters(|cluster| {
+        cluster.connect_timeout = Some(Duration { seconds: 0, nanos: 100_000_000 });
+    });
+    assert_reply(&once(setup), 503, &reset("connection timeout"));
+}
+
+#[test]
 fn the_reply_to_a_cut_connection() {
     let upstream = Upstream::new(|peer| drop(peer.request()));
     let setup = World::of("iris", upstream.addr);
