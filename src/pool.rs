@@ -29,6 +29,12 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// HTTP/2 windows towards upstreams (Envoy 1.40's defaults).
 const STREAM_WINDOW: u32 = 16 * 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 24 * 1024 * 1024;
+/// What small DATA frames (below 256 bytes) that nobody has read yet may cost
+/// before `h2` ends the connection: each counts as what it lacks to 256 bytes.
+/// The crate's default, half the connection's window, lets one client that is
+/// slow to read a stream of tokens end all other streams to its upstream at
+/// 50,000 tokens; Envoy has no such limit.
+const SMALL_FRAME_BUDGET: usize = 64 * 1024 * 1024;
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
@@ -216,6 +222,7 @@ impl Pools {
         let (sender, connection) = h2::client::Builder::new()
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .data_frame_budget(SMALL_FRAME_BUDGET)
             .max_concurrent_streams(1024)
             .enable_push(false)
             .handshake::<_, Bytes>(io)

@@ -97,6 +97,69 @@ fn a_body_over_one_mebibyte_is_sent_once() {
     assert_eq!(upstream.requests().len(), 7);
 }
 
+#[test]
+fn an_upstream_that_refuses_before_the_body_is_there_is_retried_with_all_of_it() {
+    let (tell, told) = mpsc::channel();
+    let upstream = Upstream::new(move |peer| {
+        if peer.index < 2 {
+            peer.head();
+            peer.send(UNAVAILABLE);
+            tell.send(()).unwrap();
+            return peer.closed();
+        }
+        while peer.request().is_some() {
+            peer.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+        }
+    });
+    let world = World::of("iris", upstream.addr).fast_retries().start();
+    let mut client = world.client();
+    client.send(format!("POST {INFER} HTTP/1.1\r\nhost: h\r\ncontent-length: 6\r\n\r\nabc"));
+    told.recv().unwrap();
+    told.recv().unwrap();
+    assert_eq!(client.send("def").answer().status, 200);
+    assert!(upstream.requests()[0].ends_with("\r\n\r\nabcdef"));
+    assert_eq!(client.get(INFER).status, 200, "the connection is still in step");
+}
+
+#[test]
+fn five_retries_at_a_time_are_the_most_of_a_cluster() {
+    // Every retry hangs, so that it stays outstanding.
+    let upstream = Upstream::new(|peer| {
+        if peer.request().is_some_and(|request| request.contains("x-first: 1")) {
+            peer.send(UNAVAILABLE);
+        }
+        peer.closed();
+    });
+    let world = World::of("iris", upstream.addr)
+        .actions(|action| {
+            let policy = action.retry_policy.as_mut().unwrap();
+            let base = policy.retry_back_off.as_mut().unwrap().base_interval.as_mut().unwrap();
+            base.seconds = 3600;
+        })
+        .start();
+    let request = format!("GET {INFER} HTTP/1.1\r\nhost: h\r\nx-first: 1\r\n\r\n");
+    let mut waiting: Vec<_> = (0..5).map(|_| world.client()).collect();
+    for client in &mut waiting {
+        client.send(&request);
+    }
+    eventually("five retries are due", || {
+        world.cluster("iris_1_http", |stats| stats.upstream_rq_retry.value() == 5)
+    });
+    let answer = world.client().send(&request).answer();
+    assert_eq!((answer.status, answer.text()), (503, "busy"));
+    world.cluster("iris_1_http", |stats| {
+        assert_eq!(stats.upstream_rq_retry_overflow.value(), 1);
+    });
+    drop(waiting);
+    // Their places are free again.
+    let mut client = world.client();
+    eventually("a retry is due", || {
+        client = world.client();
+        client.send(&request);
+        client.is_open()
+    });
+}
+
 /// A world without retries.
 fn once(setup: Setup) -> World {
     setup.actions(|action| action.retry_policy = None).start()
@@ -149,6 +212,22 @@ fn the_reply_without_a_host() {
 fn the_reply_to_a_refused_connection() {
     let setup = World::of("iris", Upstream::refusing());
     assert_reply(&once(setup), 503, &reset("remote connection failure"));
+}
+
+#[test]
+fn the_reply_to_a_connection_that_is_not_made_in_time() {
+    // A listener that accepts nobody and whose queue of one is full: the system
+    // drops what else asks to connect.
+    let listener =
+        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    listener.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    listener.listen(0).unwrap();
+    let addr = listener.local_addr().unwrap().as_socket().unwrap();
+    let _first = std::net::TcpStream::connect(addr).unwrap();
+    let setup = World::of("iris", addr).clusters(|cluster| {
+        cluster.connect_timeout = Some(Duration { seconds: 0, nanos: 100_000_000 });
+    });
+    assert_reply(&once(setup), 503, &reset("connection timeout"));
 }
 
 #[test]
@@ -231,6 +310,29 @@ fn the_third_request_of_two_overflows() {
     word.send(()).unwrap();
     assert_eq!(second.answer().status, 200);
     assert_eq!(upstream.accepted(), 1);
+}
+
+#[test]
+fn limits_hold_across_workers() {
+    let (upstream, told, word) = on_word();
+    let world = limits(World::of("iris", upstream.addr), 1, 1)
+        .settings(|settings| settings.workers = 2)
+        .start();
+    let get = format!("GET {INFER} HTTP/1.1\r\nhost: h\r\n\r\n");
+    // New connections go to the worker with fewer.
+    let (mut first, mut second, mut third) = (world.client(), world.client(), world.client());
+    first.send(&get);
+    told.recv().unwrap();
+    second.send(&get);
+    let slot = world.proxy.plane().clusters.find("iris_1_http").unwrap();
+    let pending = || slot.usage.pending.load(std::sync::atomic::Ordering::Relaxed);
+    eventually("the second request waits", || pending() == 1);
+    assert_eq!(third.send(&get).answer().header("x-envoy-overloaded"), Some("true"));
+    word.send(()).unwrap();
+    assert_eq!(first.answer().status, 200);
+    told.recv().unwrap();
+    word.send(()).unwrap();
+    assert_eq!(second.answer().status, 200);
 }
 
 #[test]
@@ -338,4 +440,56 @@ fn an_upstream_that_cuts_its_answer_cuts_the_clients() {
     assert!(client.head().unwrap()[0].ends_with("200 OK"));
     assert_eq!(client.take(3).unwrap(), b"abc");
     assert!(client.at_end());
+}
+
+#[test]
+fn whatever_happens_nothing_stays_held() {
+    use std::sync::atomic::Ordering::Relaxed;
+    let upstream = Upstream::new(|peer| {
+        while let Some(request) = peer.request() {
+            match request.split("x-do: ").nth(1).map(|rest| &rest[..3]) {
+                Some("cut") => return,
+                Some("bad") => drop(peer.send("nonsense\r\n\r\n")),
+                Some("503") => drop(peer.send(UNAVAILABLE)),
+                Some("len") => {
+                    peer.send("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc");
+                    return;
+                }
+                Some("sil") => return peer.closed(),
+                _ => drop(peer.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")),
+            }
+        }
+    });
+    let world = impatient(World::of("iris", upstream.addr).model("away", &[Upstream::refusing()]))
+        .fast_retries()
+        .start();
+    for what in ["cut", "bad", "503", "len", "sil", "ok "] {
+        for (path, patient) in [(INFER, true), (INFER, false), ("/v2/models/away/infer", true)] {
+            let mut client = world.client();
+            client.send(format!(
+                "POST {path} HTTP/1.1\r\nhost: h\r\nx-do: {what}\r\ncontent-length: 3\r\n\r\nabc"
+            ));
+            if patient {
+                client.try_answer(false);
+            }
+        }
+    }
+    let plane = world.proxy.plane();
+    for cluster in ["iris_1_http", "away_1_http"] {
+        let slot = plane.clusters.find(cluster).unwrap();
+        let usage = &slot.usage;
+        let hosts = slot.load().unwrap();
+        let held = || {
+            let hosts = hosts.endpoints.hosts();
+            [&usage.connections, &usage.pending, &usage.requests, &usage.retries]
+                .into_iter()
+                .chain(hosts.iter().map(|host| &host.active))
+                .map(|count| count.load(Relaxed))
+                .collect::<Vec<_>>()
+        };
+        eventually("nothing is held", || held().iter().all(|&n| n == 0));
+        let active = |stats: &radiant::stats::ClusterShard| stats.upstream_rq_active.value();
+        eventually("no request is active", || world.cluster(cluster, active) == 0);
+    }
+    assert_eq!(world.client().get(INFER).status, 200);
 }

@@ -174,6 +174,21 @@ fn continue_is_said_before_the_body_comes() {
 }
 
 #[test]
+fn continue_is_said_whatever_becomes_of_the_request() {
+    let upstream = Upstream::ok();
+    let world = World::of("iris", upstream.addr).start();
+    for (status, request) in [
+        (404, "POST /v2/models/none/infer HTTP/1.1\r\nhost: h\r\ncontent-length: 3\r\n"),
+        (404, "GET /v2/models/none/infer HTTP/1.1\r\nhost: h\r\n"),
+        (400, "POST /v2/models/iris/infer HTTP/1.1\r\ncontent-length: 3\r\n"),
+        (200, "GET /v2/models/iris/infer HTTP/1.1\r\nhost: h\r\n"),
+    ] {
+        let answer = world.client().send(format!("{request}expect: 100-continue\r\n\r\n")).answer();
+        assert_eq!((answer.status, answer.interim), (status, vec![100]), "{request}");
+    }
+}
+
+#[test]
 fn an_interim_answer_of_the_upstream_is_swallowed() {
     let upstream = Upstream::answering(
         "HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
@@ -300,7 +315,33 @@ fn a_client_that_leaves_cancels_the_attempt() {
             eventually("the attempt is cancelled", || upstream.open() == 0);
         }
     }
-    world.cluster("iris_1_http", |stats| assert_eq!(stats.upstream_rq_cancelled.value(), 2));
+    eventually("they are counted", || {
+        world.cluster("iris_1_http", |stats| stats.upstream_rq_cancelled.value() == 2)
+    });
+}
+
+#[test]
+fn a_client_that_leaves_between_two_attempts_ends_the_retries() {
+    let upstream =
+        Upstream::answering("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n");
+    // So long a pause that the test would notice.
+    let world = World::of("iris", upstream.addr)
+        .actions(|action| {
+            let policy = action.retry_policy.as_mut().unwrap();
+            let base = policy.retry_back_off.as_mut().unwrap().base_interval.as_mut().unwrap();
+            base.seconds = 3600;
+        })
+        .start();
+    let mut client = world.client();
+    client.send("GET /v2/models/iris/infer HTTP/1.1\r\nhost: h\r\n\r\n");
+    let retries = || world.cluster("iris_1_http", |stats| stats.upstream_rq_retry.value());
+    eventually("a retry is due", || retries() == 1);
+    client.half_close();
+    assert!(client.at_end());
+    eventually("it is counted", || {
+        world.cluster("iris_1_http", |stats| stats.upstream_rq_cancelled.value() == 1)
+    });
+    assert_eq!(upstream.requests().len(), 1);
 }
 
 #[test]
@@ -334,4 +375,20 @@ fn an_unknown_model_is_404_and_an_unread_body_closes() {
     assert_eq!((answer.status, answer.header("connection")), (404, Some("close")));
     assert!(client.at_end());
     assert_eq!(upstream.accepted(), 0);
+}
+
+#[test]
+fn a_client_that_sends_on_can_still_read_why_it_was_refused() {
+    let early = Upstream::new(|peer| {
+        peer.head();
+        peer.send("HTTP/1.1 413 Content Too Large\r\ncontent-length: 3\r\n\r\ntoo");
+        peer.closed();
+    });
+    let world = World::of("iris", early.addr).start();
+    for (model, status) in [("none", 404), ("iris", 413)] {
+        let mut client = world.client();
+        // All of it before the first look at the answer.
+        let answer = client.post(&format!("/v2/models/{model}/infer"), "", &vec![b'x'; 5_000_000]);
+        assert_eq!(answer.status, status);
+    }
 }

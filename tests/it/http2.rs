@@ -450,3 +450,46 @@ fn an_http1_client_that_leaves_resets_the_upstream_stream() {
         world.cluster("iris_1_grpc", |stats| stats.upstream_rq_cancelled.value() == 1)
     });
 }
+
+#[test]
+fn an_answer_of_headers_alone_says_so_to_an_http1_client() {
+    let upstream = H2Upstream::new(|mut stream: H2Stream| async move {
+        let status = stream.head.headers["x-status"].to_str().unwrap().parse().unwrap();
+        let mut response = Response::new(());
+        *response.status_mut() = StatusCode::from_u16(status).unwrap();
+        stream.respond.send_response(response, true).unwrap();
+    });
+    let world = World::of("iris", upstream.addr).start();
+    let mut client = world.client();
+    for (status, length) in [(200, Some("0")), (204, None), (404, Some("0"))] {
+        let fields = format!("seldon-model: iris\r\nx-status: {status}\r\n");
+        let answer = client.post("/inference.GRPCInferenceService/x", &fields, b"");
+        assert_eq!((answer.status, answer.header("content-length")), (status, length));
+        assert_eq!(answer.header("transfer-encoding"), None);
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_was_restarted_is_connected_to_again() {
+    within(async {
+        let upstream = H2Upstream::new(echo);
+        let addr = upstream.addr;
+        let world = World::of("iris", addr).actions(|action| action.retry_policy = None).start();
+        let mut client = H2Client::connect(world.addr()).await;
+        client.call(H2Client::grpc("iris"), b"x").await.unwrap();
+        drop(upstream);
+        eventually("the connection is gone", || {
+            world.cluster("iris_1_grpc", |stats| stats.upstream_cx_destroy.value() == 1)
+        });
+        let (response, ..) = client.call(H2Client::grpc("iris"), b"x").await.unwrap();
+        assert_eq!(response.headers()["grpc-status"], "14");
+        let upstream = H2Upstream::at(addr, echo);
+        let (_, body, trailers) = client.call(H2Client::grpc("iris"), b"x").await.unwrap();
+        assert_eq!(
+            (&body[..], &trailers.unwrap()["grpc-status"]),
+            (&b"x"[..], &"0".parse::<http::HeaderValue>().unwrap())
+        );
+        assert_eq!(upstream.accepted(), 1);
+    })
+    .await;
+}

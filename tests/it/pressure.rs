@@ -188,3 +188,56 @@ async fn an_http2_upstream_that_does_not_read_holds_the_client_back() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_reader_of_small_messages_that_stalls_does_not_end_its_neighbours() {
+    within(async {
+        let sent = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&sent);
+        let upstream = H2Upstream::new(move |mut stream: H2Stream| {
+            let sent = Arc::clone(&count);
+            async move {
+                let mut send = stream.reply(Response::new(()));
+                if stream.head.headers["seldon-model"] == "small" {
+                    // Tokens of a language model, one a frame.
+                    for _ in 0..100_000 {
+                        send.reserve_capacity(20);
+                        let room = std::future::poll_fn(|cx| send.poll_capacity(cx)).await;
+                        if room.is_none() || send.send_data(vec![b'x'; 20].into(), false).is_err() {
+                            return;
+                        }
+                        sent.fetch_add(20, Ordering::AcqRel);
+                    }
+                    return send.send_data(Bytes::new(), true).unwrap();
+                }
+                while let Some(Ok(data)) = stream.body.data().await {
+                    stream.body.flow_control().release_capacity(data.len()).unwrap();
+                    let _ = send.send_data(data, false);
+                }
+            }
+        });
+        let world = World::of("small", upstream.addr).model("echo", &[upstream.addr]).start();
+        // The client's own `h2` would end the connection over small frames that
+        // it has not been asked for.
+        let mut settings = h2::client::Builder::new();
+        settings.data_frame_budget(usize::MAX);
+        let mut slow = H2Client::with(world.addr(), &settings).await;
+        let (response, _send) = slow.open(H2Client::grpc("small"), true).await;
+        let mut slow = response.await.unwrap().into_body();
+        let mut neighbour = H2Client::connect(world.addr()).await;
+        let (response, mut send) = neighbour.open(H2Client::grpc("echo"), false).await;
+        let mut neighbour = response.await.unwrap().into_body();
+        tokio::task::spawn_blocking(move || stalled(&sent)).await.unwrap();
+        send.send_data("still there?".into(), false).unwrap();
+        assert_eq!(neighbour.data().await.unwrap().unwrap(), "still there?");
+        let mut got = 0;
+        while let Some(data) = slow.data().await {
+            let data = data.unwrap();
+            got += data.len();
+            slow.flow_control().release_capacity(data.len()).unwrap();
+        }
+        assert_eq!(got, 2_000_000);
+        assert_eq!(upstream.accepted(), 1);
+    })
+    .await;
+}

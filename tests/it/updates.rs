@@ -208,3 +208,37 @@ fn a_listener_that_is_removed_closes_its_port() {
     eventually("the port closes", || TcpStream::connect(addr).is_err());
     assert!(TcpStream::connect(world.ports.addr(1)).is_ok(), "the other listener stays");
 }
+
+#[test]
+fn a_listener_that_changes_in_place_keeps_its_port_and_its_connections() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let upstream = Upstream::new(|peer| {
+        while peer.request().is_some_and(|request| !request.contains("x-hang")) {
+            peer.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+        }
+        peer.closed();
+    });
+    let short = Arc::new(AtomicBool::new(false));
+    let mut world = World::of("iris", upstream.addr)
+        .managers({
+            let short = Arc::clone(&short);
+            move |manager| {
+                let nanos = 100_000_000;
+                let limit = envoy_types::pb::google::protobuf::Duration { seconds: 0, nanos };
+                manager.stream_idle_timeout = short.load(Ordering::SeqCst).then_some(limit);
+            }
+        })
+        .start();
+    let clients = Load::start(2, world.addr(), &[get("iris")]);
+    let mut client = world.client();
+    assert_eq!(client.get(INFER).status, 200);
+    clients.more(10);
+    short.store(true, Ordering::SeqCst);
+    world.update(|_| {});
+    // The next request on the same connection sees the new limit.
+    let answer = client.post(INFER, "x-hang: 1\r\n", b"");
+    assert_eq!((answer.status, answer.text()), (504, "stream timeout"));
+    clients.more(10);
+    clients.finish_without_failure();
+}

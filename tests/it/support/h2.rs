@@ -62,7 +62,29 @@ impl H2Upstream {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::start(([127, 0, 0, 1], 0).into(), settings, script)
+    }
+
+    /// At a given address.
+    pub(crate) fn at<F>(
+        addr: SocketAddr,
+        script: impl Fn(H2Stream) -> F + Clone + Send + 'static,
+    ) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        Self::start(addr, h2::server::Builder::new(), script)
+    }
+
+    fn start<F>(
+        addr: SocketAddr,
+        settings: h2::server::Builder,
+        script: impl Fn(H2Stream) -> F + Clone + Send + 'static,
+    ) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = std::net::TcpListener::bind(addr).unwrap();
         listener.set_nonblocking(true).unwrap();
         let addr = listener.local_addr().unwrap();
         let accepted = Arc::new(AtomicUsize::new(0));
