@@ -24,7 +24,7 @@ use crate::model::{
     Action, Cluster, Forward, HeaderMutations, Listener, RetryPolicy, Route, VirtualHost,
     WeightedTarget,
 };
-use crate::record::Record;
+use crate::record::{LogEnds, Record};
 use crate::tap::Trace;
 use crate::timer::{IdleTimer, RouteTimeout};
 use crate::worker::Worker;
@@ -84,6 +84,8 @@ pub(crate) async fn handle<D: Downstream>(
     if listener.config.tap.is_some() {
         stream.body.tap = Some(worker.take_tap());
     }
+    stream.body.keep_trailers =
+        listener.config.tap.is_some() || !listener.config.access_logs.is_empty();
     let fate = stream.run().await;
     stream.account();
     worker.put_answer(answer);
@@ -366,6 +368,10 @@ impl<D: Downstream> Stream<'_, D> {
             }
             Failure::Timeout => {
                 self.connection.shard().downstream_rq_timeout.inc();
+                if let Some(target) = chosen.target {
+                    let shard = self.connection.worker.shard;
+                    target.cluster.stats.shard(shard).upstream_rq_timeout.inc();
+                }
                 self.reply(LocalReply::route_timeout(), Some(chosen)).await
             }
         }
@@ -417,7 +423,8 @@ impl<D: Downstream> Stream<'_, D> {
         let stats = target.cluster.stats.shard(self.connection.worker.shard);
         let elapsed = self.body.completed.map(|at| at.elapsed());
         stats.external.record(self.record.status, elapsed);
-        self.seldon(chosen, self.record.status < 400);
+        let grpc_ok = self.body.grpc_status.is_none_or(|status| status == 0);
+        self.seldon(chosen, self.record.status < 400 && grpc_ok);
     }
 
     /// Counts a request in the metrics that Seldon's dashboards ask for.
@@ -510,7 +517,7 @@ impl<D: Downstream> Stream<'_, D> {
                     request_trailers: None,
                     response,
                     response_body: &bodies.response,
-                    response_trailers: None,
+                    response_trailers: self.body.answer_trailers.as_ref(),
                 };
                 worker.taps.submit(tap, worker.draw(), &trace);
                 self.connection.shard().tap_rq_tapped.inc();
@@ -531,13 +538,13 @@ impl<D: Downstream> Stream<'_, D> {
         }
         self.tap();
         self.record.received = self.body.bytes;
-        self.record.log(
-            self.connection,
-            self.listener,
-            self.head,
-            self.answer,
-            self.received.http2,
-        );
+        let ends = LogEnds {
+            request: self.head,
+            response: self.answer,
+            trailers: self.body.answer_trailers.as_ref(),
+            http2: self.received.http2,
+        };
+        self.record.log(self.connection, self.listener, ends);
     }
 }
 
