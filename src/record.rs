@@ -92,12 +92,7 @@ impl Record {
     }
 
     /// Writes the access log lines of a request that has ended.
-    pub(crate) fn log(
-        &self,
-        connection: &Connection,
-        listener: &Listener,
-        ends: LogEnds<'_>,
-    ) {
+    pub(crate) fn log(&self, connection: &Connection, listener: &Listener, ends: LogEnds<'_>) {
         if listener.config.access_logs.is_empty() {
             return;
         }

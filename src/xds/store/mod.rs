@@ -308,6 +308,7 @@ impl Store {
             self.clusters_warm = true;
         }
         self.changed |= self.tables.release(&self.clusters, now);
+        self.changed |= self.tables.open_refused();
         self.changed |= self.listeners.promote(&self.tables, &self.plane.stats.control);
         self.forget_tables();
         let failed = if self.changed { self.publish_snapshot() } else { Vec::new() };

@@ -23,6 +23,8 @@ struct TableState {
     /// In force.
     active: Option<Arc<RouteTable>>,
     waiting: Option<Waiting>,
+    /// The last table of this name was refused.
+    refused: bool,
 }
 
 /// An accepted table that waits for clusters.
@@ -67,6 +69,26 @@ impl Tables {
         self.by_name.values().filter_map(|t| t.waiting.as_ref()?.deadline(clusters)).min()
     }
 
+    /// A table that was refused and has no predecessor must not hold up the
+    /// others: its listener opens with no routes, as in Envoy (a mirror of 0 %
+    /// makes `listener_1` such a table). But only while another table has
+    /// routes: a proxy that would answer 404 to everything had better not be
+    /// ready. True if there was one.
+    pub(super) fn open_refused(&mut self) -> bool {
+        let serving =
+            self.by_name.values().any(|t| t.active.as_ref().is_some_and(|a| !a.is_empty()));
+        let mut opened = false;
+        for (name, state) in &mut self.by_name {
+            if serving && state.refused && state.active.is_none() && state.waiting.is_none() {
+                tracing::error!(table = name, "refused, and there is no earlier one: no routes");
+                let empty = RouteTable { name: name.clone(), ..RouteTable::default() };
+                state.active = Some(Arc::new(empty));
+                opened = true;
+            }
+        }
+        opened
+    }
+
     /// Puts tables into force whose clusters are there or whose deadline has
     /// passed; true if there were any.
     pub(super) fn release(&mut self, clusters: &ClusterStates, now: Instant) -> bool {
@@ -87,6 +109,13 @@ impl Tables {
 
 impl Store {
     pub(super) fn take_table(&mut self, resource: Resource, now: Instant) -> Result<(), String> {
+        let name = resource.name.clone();
+        let taken = self.compile_table(resource, now);
+        self.tables.by_name.entry(name).or_default().refused = taken.is_err();
+        taken
+    }
+
+    fn compile_table(&mut self, resource: Resource, now: Instant) -> Result<(), String> {
         if !self.is_held(ResourceType::Route, &resource) {
             let state = self.tables.by_name.entry(resource.name.clone()).or_default();
             let cx = RouteContext { clusters: &self.plane.clusters, rewrite: self.options.rewrite };

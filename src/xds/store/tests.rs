@@ -396,6 +396,34 @@ fn a_table_of_zero_weight_is_refused_in_envoys_words() {
 }
 
 #[test]
+fn a_refused_mirror_table_does_not_hold_up_a_fresh_proxy() {
+    let mut bench = Bench::new(StoreOptions::default());
+    bench.clusters(vec![cluster("a", &["10.0.0.1"])]);
+    bench.listeners(vec![listener("l", 9000, "t"), listener("mirrors", 9001, "m")]);
+    bench.routes(vec![table("m", &[("a", 0)])]);
+    // Nothing has routes yet: a proxy that answers 404 to everything is not ready.
+    assert_eq!(bench.plane.state(), ServerState::Initializing);
+    bench.routes(vec![table("t", &[("a", 1)])]);
+    assert_eq!(bench.plane.state(), ServerState::Live);
+    let snapshot = bench.plane.snapshot.load();
+    assert!(snapshot.listener("mirrors").unwrap().routes.is_empty());
+    drop(snapshot);
+    bench.routes(vec![table("m", &[("a", 5)])]);
+    let snapshot = bench.plane.snapshot.load();
+    assert!(!snapshot.listener("mirrors").unwrap().routes.is_empty());
+}
+
+#[test]
+fn a_refused_first_table_alone_leaves_the_proxy_not_ready() {
+    let mut bench = Bench::new(StoreOptions::default());
+    bench.clusters(vec![cluster("a", &["10.0.0.1"])]);
+    bench.listeners(vec![listener("l", 9000, "t")]);
+    bench.routes(vec![table("t", &[("a", 0)])]);
+    assert_eq!(bench.plane.state(), ServerState::Initializing);
+    assert!(bench.plane.snapshot.load().listeners.is_empty());
+}
+
+#[test]
 fn removals_of_tables_are_ignored() {
     let mut bench = Bench::live(StoreOptions::default());
     let outcome = bench.remove(ResourceType::Route, &["t"]);
