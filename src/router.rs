@@ -141,10 +141,8 @@ impl<D: Downstream> Stream<'_, D> {
             return self.refuse(refusal).await;
         }
         edge::to_upstream(self.head);
-        if self.received.upgrade {
-            self.connection.shard().downstream_rq_ws_on_non_ws_route.inc();
-            let chosen = self.choose(listener);
-            return self.reply(LocalReply::upgrade_refused(), chosen).await;
+        if self.received.upgrade && let Some(chosen) = self.choose(listener) {
+            return self.refuse_upgrade(chosen).await;
         }
         if listener.config.header_filter
             && header_filter::apply(self.head) == header_filter::Outcome::ScriptError
@@ -157,6 +155,11 @@ impl<D: Downstream> Stream<'_, D> {
             self.record.flags.set(ResponseFlag::NoRoute);
             return self.no_route().await;
         };
+        if self.received.upgrade {
+            // Envoy has asked by now whether it may be upgraded, found no route
+            // and passes the upgrade on: nothing that a model server expects.
+            return self.refuse_upgrade(chosen).await;
+        }
         self.record.chose(chosen.route, chosen.target);
         match &chosen.route.action {
             Action::Direct(direct) => {
@@ -181,7 +184,15 @@ impl<D: Downstream> Stream<'_, D> {
     }
 
     async fn no_route(&mut self) -> Fate {
-        self.reply(LocalReply::no_route(), None).await
+        let mut reply = LocalReply::no_route();
+        // What follows a wish for an upgrade is no request.
+        reply.close |= self.received.upgrade;
+        self.reply(reply, None).await
+    }
+
+    async fn refuse_upgrade(&mut self, chosen: Chosen<'_>) -> Fate {
+        self.connection.shard().downstream_rq_ws_on_non_ws_route.inc();
+        self.reply(LocalReply::upgrade_refused(), Some(chosen)).await
     }
 
     /// Refuses a request that is not to be routed at all.

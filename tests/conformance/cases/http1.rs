@@ -86,7 +86,7 @@ fn framing() -> Vec<Raw> {
         raw("L06/binary", 400, "\u{1}\u{2}\u{3}\u{4}\r\n\r\n"),
         raw("L06/tls", 400, "\u{16}\u{3}\u{1}\u{1}\u{0}\u{1}\r\n\r\n"),
         line("L06/lower", 400, "GET /v2/models/{m}/x http/1.1"),
-        line("L06/no-version", 400, "GET /v2/models/{m}/x"),
+        line("L03/no-version", 426, "GET /v2/models/{m}/x"),
         line("L06/pri", 400, "PRI * HTTP/1.1"),
         line("L07", 400, "FOO /v2/models/{m}/x HTTP/1.1"),
         line("L07/lower", 400, "get /v2/models/{m}/x HTTP/1.1"),
@@ -130,8 +130,11 @@ fn heads() -> Vec<Raw> {
         get("L14", "a: b\r\n  c\r\n\td\r\n"),
         get("L18/pass", &many(98 + 1)),
         raw("L18/over", 431, format!("GET /v2/models/{{m}}/x HTTP/1.1\r\nhost: h\r\n{}\r\n", many(100))),
-        raw("L20", 403, "GET /v2/models/{m}/x HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"),
+        raw("L20", 200, "GET /v2/models/{m}/x HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"),
         raw("L20/unrouted", 404, "GET /nowhere HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"),
+        raw("L20/browser", 403, "GET /v2/x HTTP/1.1\r\nHost: h\r\nseldon-model: {m}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"),
+        raw("L20/other", 403, "GET /v2/x HTTP/1.1\r\nhost: h\r\nseldon-model: {m}\r\nconnection: upgrade\r\nupgrade: other\r\n\r\n"),
+        raw("L20/post", 403, "POST /v2/x HTTP/1.1\r\nhost: h\r\nseldon-model: {m}\r\nconnection: upgrade\r\nupgrade: other\r\ncontent-length: 2\r\n\r\n{}"),
         raw("L20/bare", 200, "GET /v2/models/{m}/x HTTP/1.1\r\nhost: h\r\nupgrade: websocket\r\n\r\n"),
         get("L25", "connection: close\r\n"),
         get("L25/keep-alive", "connection: keep-alive\r\n"),
@@ -294,7 +297,7 @@ fn longer() -> Vec<Case> {
             p.ask("POST /nowhere HTTP/1.1\r\nhost: h\r\ncontent-length: 5\r\n\r\n12345");
         }),
         case("L12/later", |p| {
-            p.serve(ok());
+            let _upstream = p.serve(ok());
             let mut client = p.connect();
             client.send(p.fill("POST /v2/models/{m}/infer HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n"));
             std::thread::sleep(Duration::from_millis(200));
@@ -305,7 +308,7 @@ fn longer() -> Vec<Case> {
             p.note("connection", fate);
         }),
         case("L22/two-models", |p| {
-            p.serve(always(status(404, "", "of the model")));
+            let _upstream = p.serve(always(status(404, "", "of the model")));
             let reply = p.infer("");
             p.expect(reply.status() == 404, "pass 404 on");
         }),
