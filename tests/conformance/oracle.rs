@@ -106,6 +106,12 @@ impl Side {
         self.push(Push::Remove(CLUSTER, names.to_vec()));
     }
 
+    /// Brings the clusters that lead to the mirror listener back.
+    pub fn ensure_mirror_clusters(&self) {
+        let host = LOOPBACK.to_string();
+        self.push_clusters(&seldon::mirror_clusters(&host, self.ports.mirrors));
+    }
+
     /// Sets what `owner` has in the two tables, and waits until it is in use.
     pub fn push_routes(&self, owner: &str, routes: Vec<Route>, mirrors: Vec<Route>) {
         let push = {

@@ -14,6 +14,8 @@ use crate::probe::Transcript;
 
 const STATEMENTS: &str = include_str!("statements.tsv");
 const DEVIATIONS: &str = include_str!("deviations.yaml");
+/// Common lines that are shown around a difference.
+const CONTEXT: usize = 1;
 /// A difference is shown with at most this many lines.
 const SHOWN: usize = 60;
 
@@ -246,13 +248,23 @@ fn print_difference(outcome: &Outcome) {
             println!("    {name} does not: {unmet}");
         }
     }
-    let lines = difference(&outcome.envoy.lines, &outcome.radiant.lines);
+    let lines = near(&difference(&outcome.envoy.lines, &outcome.radiant.lines));
     for line in lines.iter().take(SHOWN) {
         println!("    {line}");
     }
     if lines.len() > SHOWN {
         println!("    ... {} more", lines.len() - SHOWN);
     }
+}
+
+/// The differing lines with a little of what is around them.
+fn near(lines: &[String]) -> Vec<String> {
+    let differs = |line: &String| !line.starts_with(' ');
+    let shown = |n: usize| {
+        let around = n.saturating_sub(CONTEXT)..(n + CONTEXT + 1).min(lines.len());
+        lines[around].iter().any(differs)
+    };
+    (0..lines.len()).filter(|n| shown(*n)).map(|n| lines[n].clone()).collect()
 }
 
 /// Both in one text: common lines, lines of Envoy (`envoy`), lines of Radiant.

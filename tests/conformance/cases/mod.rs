@@ -2,6 +2,7 @@
 
 mod http1;
 mod routing;
+mod stats;
 
 use std::sync::Arc;
 
@@ -17,9 +18,14 @@ pub struct Case {
 }
 
 pub fn all() -> Vec<Case> {
-    [http1::cases(), routing::cases()].into_iter().flatten().collect()
+    [http1::cases(), routing::cases(), stats::cases()].into_iter().flatten().collect()
 }
 
 fn case(id: &str, run: impl Fn(&mut Probe<'_>) + Send + Sync + 'static) -> Case {
     Case { id: id.to_owned(), alone: false, run: Arc::new(run) }
+}
+
+/// A case that counts what others would count, too.
+fn alone(id: &str, run: impl Fn(&mut Probe<'_>) + Send + Sync + 'static) -> Case {
+    Case { alone: true, ..case(id, run) }
 }
