@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Case, alone, case};
 use crate::oracle::plain_http;
 use crate::probe::Probe;
-use crate::upstream::{always, ok, status};
+use crate::upstream::{Act, Script, acts, always, ok, status};
 
 /// Counters and gauges of a cluster that dashboards and people look at.
 pub const CLUSTER: &[&str] = &[
@@ -17,14 +17,18 @@ pub const CLUSTER: &[&str] = &[
     "retry.upstream_rq_completed", "external.upstream_rq_503", "external.upstream_rq_200",
     "external.upstream_rq_completed", "internal.upstream_rq_completed", "upstream_cx_connect_fail",
     "upstream_cx_connect_timeout", "upstream_cx_none_healthy", "upstream_rq_pending_overflow",
-    "upstream_rq_rx_reset", "upstream_rq_tx_reset", "upstream_cx_protocol_error",
+    "upstream_rq_rx_reset", "upstream_rq_tx_reset", 
     "upstream_rq_cancelled", "upstream_rq_active", "upstream_rq_pending_active",
     "membership_total", "membership_healthy", "upstream_cx_total",
-    "upstream_cx_destroy_local", "upstream_cx_destroy_remote", "upstream_cx_destroy",
-    "upstream_cx_active", "upstream_cx_destroy_with_active_rq",
-    "upstream_cx_destroy_local_with_active_rq", "upstream_cx_destroy_remote_with_active_rq",
-    "upstream_rq_pending_failure_eject", "upstream_rq_pending_total", "upstream_rq_timeout",
-    "upstream_cx_http1_total", "upstream_cx_http2_total",
+    "upstream_cx_active", "upstream_rq_timeout", "upstream_cx_http1_total", "upstream_cx_http2_total",
+];
+
+/// Of a cluster, how its connections ended.
+const CONNECTIONS: &[&str] = &[
+    "upstream_cx_destroy", "upstream_cx_destroy_local", "upstream_cx_destroy_remote",
+    "upstream_cx_destroy_with_active_rq", "upstream_cx_destroy_local_with_active_rq",
+    "upstream_cx_destroy_remote_with_active_rq", "upstream_cx_protocol_error",
+    "upstream_rq_pending_total", "upstream_rq_pending_failure_eject",
 ];
 
 /// Of a connection manager.
@@ -36,7 +40,6 @@ const DOWNSTREAM: &[&str] = &[
     "downstream_rq_ws_on_non_ws_route", "downstream_rq_failed_path_normalization",
     "downstream_rq_non_relative_path", "downstream_cx_total", "downstream_cx_http1_total",
     "downstream_cx_http2_total", "downstream_cx_protocol_error", "downstream_rq_too_large",
-    "downstream_cx_destroy", "downstream_cx_destroy_local", "downstream_cx_destroy_remote",
     "no_route", "no_cluster", "rq_total", "rq_direct_response", "rq_retry_skipped_request_not_complete",
     "lua.errors", "tap.rq_tapped", "rq_reset_after_downstream_response_started",
 ];
@@ -59,6 +62,18 @@ fn counted(id: &'static str, raw: &'static str) -> Case {
             p.note_reply(reply.as_ref());
             drop(client);
         });
+    })
+}
+
+/// How one request of an upstream with this script changes the statistics of
+/// the upstream connections.
+fn connections(id: &'static str, script: Script) -> Case {
+    case(id, move |p| {
+        let _upstream = p.serve(script.clone());
+        let prefix = format!("cluster.{}_1_http.", p.id);
+        let before = p.side.stats(&prefix);
+        p.infer("");
+        p.note_stats(&prefix, &before, CONNECTIONS);
     })
 }
 
@@ -95,6 +110,10 @@ fn counting() -> Vec<Case> {
                 p.infer("");
             });
         }),
+        connections("S09/kept", always(status(200, "", ""))),
+        connections("S09/retried", always(status(503, "", ""))),
+        connections("S09/closed", acts(vec![Act::Body, Act::Close])),
+        connections("S09/nonsense", always("nonsense\r\n\r\n")),
         alone("S10", |p| {
             p.model(&[1]);
             count(p, |p| {
