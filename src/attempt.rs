@@ -212,7 +212,8 @@ impl Attempt<'_> {
 /// What [`Attempt::run`]'s callback says.
 pub(crate) type Head = Result<Verdict, DownstreamError>;
 
-/// Waits for something of the upstream's while the client is still there.
+/// Waits for something of the upstream's while the client is still there, at
+/// most for the stream idle timeout: nothing moves meanwhile.
 async fn present<D: Downstream, T>(
     ends: &mut Ends<'_, D>,
     wanted: impl Future<Output = Result<T, UpstreamError>>,
@@ -224,6 +225,10 @@ async fn present<D: Downstream, T>(
         }
         if ends.body.complete && ends.down.poll_gone(cx).is_ready() {
             let failure = Failure::Downstream(DownstreamError::Gone);
+            return Poll::Ready(Err(Ended::Failed { failure, started: false, sent: 0 }));
+        }
+        if ends.idle.poll_expired(cx).is_ready() {
+            let failure = Failure::Idle;
             return Poll::Ready(Err(Ended::Failed { failure, started: false, sent: 0 }));
         }
         Poll::Pending

@@ -13,13 +13,13 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::HeaderMap;
 
-use crate::headers::{RequestHead, ResponseHead};
+use crate::headers::{Headers, RequestHead, ResponseHead};
 use crate::http1::ChunkError;
 use crate::local_reply::UpstreamError;
 use crate::logic::rewrite::GrpcRename;
 use crate::mirror::Tee;
 use crate::tap::TapBodies;
-use crate::timer::IdleTimer;
+use crate::timer::{IdleTimer, RouteTimeout};
 
 /// Why a request could not be read to its end, or an answer not be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +125,14 @@ pub(crate) struct RequestBody {
     pub(crate) rename: Option<GrpcRename>,
     /// The beginnings of both bodies, where a tap may want them.
     pub(crate) tap: Option<Box<TapBodies>>,
+    /// Keep the answer's trailers for logs and taps.
+    pub(crate) keep_trailers: bool,
+    /// The answer's trailers, if they are kept.
+    pub(crate) answer_trailers: Option<Headers>,
+    /// `grpc-status` of the answer's trailers.
+    pub(crate) grpc_status: Option<u32>,
+    /// The route's timeout, which its end starts.
+    pub(crate) timeout: RouteTimeout,
     /// Copies of the body, for mirrors.
     tees: Vec<Tee>,
 }
@@ -226,6 +234,16 @@ impl RequestBody {
         Poll::Ready(Ok(()))
     }
 
+    fn note_trailers(&mut self, trailers: &HeaderMap) {
+        let status = trailers.get("grpc-status").and_then(|value| value.to_str().ok());
+        self.grpc_status = status.and_then(|value| value.parse().ok());
+        if self.keep_trailers {
+            let mut kept = Headers::default();
+            crate::http2::read_headers(trailers, &mut kept);
+            self.answer_trailers = Some(kept);
+        }
+    }
+
     fn store(&mut self, piece: Bytes) {
         if piece.is_empty() {
             return;
@@ -274,6 +292,8 @@ pub(crate) enum Failure {
     Upstream(UpstreamError),
     /// No byte either way for the stream idle timeout.
     Idle,
+    /// The route's timeout.
+    Timeout,
 }
 
 /// Progress of one attempt.
@@ -325,6 +345,9 @@ impl Exchange {
                 if idle.poll_expired(cx).is_ready() {
                     return Poll::Ready(Err(Failure::Idle));
                 }
+                if body.timeout.poll_expired(body.completed, cx).is_ready() {
+                    return Poll::Ready(Err(Failure::Timeout));
+                }
                 return Poll::Pending;
             }
         })
@@ -367,6 +390,9 @@ impl Exchange {
                 }
                 if idle.poll_expired(cx).is_ready() {
                     return Poll::Ready(Err(Failure::Idle));
+                }
+                if body.timeout.poll_expired(body.completed, cx).is_ready() {
+                    return Poll::Ready(Err(Failure::Timeout));
                 }
                 return Poll::Pending;
             }
@@ -436,7 +462,11 @@ impl Exchange {
                     down.send_data(data);
                 }
                 Poll::Ready(None) => {
-                    down.finish(up.take_trailers());
+                    let trailers = up.take_trailers();
+                    if let Some(trailers) = &trailers {
+                        body.note_trailers(trailers);
+                    }
+                    down.finish(trailers);
                     self.response_ended = true;
                     return Ok(true);
                 }

@@ -317,7 +317,8 @@ mod tests {
             while !writer.is_empty() {
                 let mut slices = [IoSlice::new(&[]); MAX_SLICES];
                 let count = writer.fill(&mut slices);
-                let all: Vec<u8> = slices[..count].iter().flat_map(|s| s.to_vec()).collect();
+                let all: Vec<u8> =
+                    slices[..count].iter().flat_map(|slice| slice.iter().copied()).collect();
                 let n = steps.next().expect("cycles").min(all.len());
                 got.extend_from_slice(&all[..n]);
                 writer.consume(n);

@@ -138,8 +138,7 @@ async fn send(
     }
     if status != 0 {
         let elapsed = body.completed.map(|at| at.elapsed());
-        stats.all.record(status, elapsed);
-        stats.internal.record(status, elapsed);
+        stats.internal.make().record(status, elapsed);
     }
     worker.put_answer(answer);
 }

@@ -9,6 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -20,7 +21,7 @@ use tokio::sync::Notify;
 use crate::io::Io;
 use crate::local_reply::UpstreamError;
 use crate::model::{Cluster, ClusterSlot, Host, UpstreamProtocol};
-use crate::stats::{ClusterShard, Shard};
+use crate::stats::{ClusterShard, ClusterStats, Shard};
 use crate::upstream::Http1;
 
 /// Envoy: upstream `idle_timeout`, 1 h.
@@ -28,6 +29,12 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// HTTP/2 windows towards upstreams (Envoy 1.40's defaults).
 const STREAM_WINDOW: u32 = 16 * 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 24 * 1024 * 1024;
+/// What small DATA frames (below 256 bytes) that nobody has read yet may cost
+/// before `h2` ends the connection: each counts as what it lacks to 256 bytes.
+/// The crate's default, half the connection's window, lets one client that is
+/// slow to read a stream of tokens end all other streams to its upstream at
+/// 50,000 tokens; Envoy has no such limit.
+const SMALL_FRAME_BUDGET: usize = 64 * 1024 * 1024;
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
@@ -92,8 +99,18 @@ impl Drop for StreamPlace {
 
 impl Multiplexed {
     fn has_room(&self) -> bool {
+        self.active.get() < self.sender.borrow().current_max_send_streams().max(1)
+    }
+
+    /// False once no stream can be opened any more: closed, stream ids used up,
+    /// or GOAWAY received while earlier streams go on.
+    fn is_open(&self) -> bool {
+        if !self.closed.get() {
+            let mut cx = Context::from_waker(Waker::noop());
+            let ready = self.sender.borrow_mut().poll_ready(&mut cx);
+            self.closed.set(matches!(ready, Poll::Ready(Err(_))));
+        }
         !self.closed.get()
-            && self.active.get() < self.sender.borrow().current_max_send_streams().max(1)
     }
 }
 
@@ -157,7 +174,7 @@ impl Pools {
         let stats = purpose.slot.stats.shard(self.shard);
         let io = connect(purpose, stats).await?;
         stats.upstream_cx_http1_total.inc();
-        Ok(Box::new(Http1::new(io, Open::new(Arc::clone(purpose.slot), self.shard))))
+        Ok(Box::new(Http1::new(io, Open::new(Arc::clone(&purpose.slot.stats), self.shard))))
     }
 
     /// Takes a connection back whose exchange ended cleanly.
@@ -185,6 +202,7 @@ impl Pools {
                 }
             }
             pool.connecting.set(true);
+            pool.failed.set(None);
             let guard = Connecting(&pool);
             let made = self.connect_http2(purpose, &pool).await;
             pool.failed.set(made.err());
@@ -200,10 +218,11 @@ impl Pools {
     ) -> Result<(), UpstreamError> {
         let stats = purpose.slot.stats.shard(self.shard);
         let io = connect(purpose, stats).await?;
-        let open = Open::new(Arc::clone(purpose.slot), self.shard);
+        let open = Open::new(Arc::clone(&purpose.slot.stats), self.shard);
         let (sender, connection) = h2::client::Builder::new()
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .data_frame_budget(SMALL_FRAME_BUDGET)
             .max_concurrent_streams(1024)
             .enable_push(false)
             .handshake::<_, Bytes>(io)
@@ -253,7 +272,7 @@ impl Pools {
 impl HostPool {
     fn place(self: &Rc<Self>) -> Option<StreamPlace> {
         let mut connections = self.multiplexed.borrow_mut();
-        connections.retain(|connection| !connection.closed.get());
+        connections.retain(|connection| connection.is_open());
         let connection = connections.iter().find(|connection| connection.has_room())?;
         connection.active.set(connection.active.get() + 1);
         Some(StreamPlace(Rc::clone(connection)))
@@ -273,29 +292,29 @@ impl Drop for Connecting<'_> {
 /// Counts an open upstream connection of a cluster.
 #[derive(Debug)]
 pub(crate) struct Open {
-    slot: Arc<ClusterSlot>,
+    stats: Arc<ClusterStats>,
     shard: Shard,
     since: Instant,
 }
 
 impl Open {
-    fn new(slot: Arc<ClusterSlot>, shard: Shard) -> Self {
-        slot.stats.shard(shard).upstream_cx_active.inc();
-        Self { slot, shard, since: Instant::now() }
+    fn new(stats: Arc<ClusterStats>, shard: Shard) -> Self {
+        stats.shard(shard).upstream_cx_active.inc();
+        Self { stats, shard, since: Instant::now() }
     }
 
     /// The statistics this connection belongs to.
     pub(crate) fn stats(&self) -> &ClusterShard {
-        self.slot.stats.shard(self.shard)
+        self.stats.shard(self.shard)
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let stats = self.slot.stats.shard(self.shard);
+        let stats = self.stats.shard(self.shard);
         stats.upstream_cx_active.dec();
         stats.upstream_cx_destroy.inc();
-        stats.upstream_cx_length_ms.record(self.since.elapsed());
+        stats.connections.make().upstream_cx_length_ms.record(self.since.elapsed());
     }
 }
 
@@ -314,7 +333,7 @@ async fn connect(purpose: &Purpose<'_>, stats: &ClusterShard) -> Result<Io, Upst
     .await;
     match made {
         Ok(Ok(io)) => {
-            stats.upstream_cx_connect_ms.record(started.elapsed());
+            stats.connections.make().upstream_cx_connect_ms.record(started.elapsed());
             Ok(io)
         }
         Ok(Err(e)) => {

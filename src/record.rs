@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime};
 
 use crate::downstream::Connection;
 use crate::flags::ResponseFlags;
-use crate::headers::{RequestHead, ResponseHead};
+use crate::headers::{Headers, RequestHead, ResponseHead};
 use crate::logic::format::LogContext;
 use crate::model::{Listener, Route, WeightedTarget};
 
@@ -32,6 +32,15 @@ pub(crate) struct Record {
     pub(crate) first_byte: Option<Instant>,
     route: Option<Arc<str>>,
     cluster: Option<crate::model::ClusterName>,
+}
+
+/// What a log line shows of both ends of a request.
+#[derive(Clone, Copy)]
+pub(crate) struct LogEnds<'a> {
+    pub(crate) request: &'a RequestHead,
+    pub(crate) response: &'a ResponseHead,
+    pub(crate) trailers: Option<&'a Headers>,
+    pub(crate) http2: bool,
 }
 
 impl Record {
@@ -83,14 +92,7 @@ impl Record {
     }
 
     /// Writes the access log lines of a request that has ended.
-    pub(crate) fn log(
-        &self,
-        connection: &Connection,
-        listener: &Listener,
-        request: &RequestHead,
-        response: &ResponseHead,
-        http2: bool,
-    ) {
+    pub(crate) fn log(&self, connection: &Connection, listener: &Listener, ends: LogEnds<'_>) {
         if listener.config.access_logs.is_empty() {
             return;
         }
@@ -98,14 +100,15 @@ impl Record {
         let flags = self.flags.to_string();
         let context = LogContext {
             start: SystemTime::now() - elapsed,
-            protocol: Some(if http2 { "HTTP/2" } else { "HTTP/1.1" }),
+            protocol: Some(if ends.http2 { "HTTP/2" } else { "HTTP/1.1" }),
             flags: &flags,
             details: Some(&self.details),
             bytes_received: self.received,
             bytes_sent: self.sent,
             duration: Some(elapsed),
             response_duration: self.first_byte.map(|at| at - self.started),
-            ..self.context(connection, Some(request), self.replied.then_some(response))
+            trailers: ends.trailers,
+            ..self.context(connection, Some(ends.request), self.replied.then_some(ends.response))
         };
         connection.worker.logs.borrow_mut().log(&listener.config.access_logs, &context);
     }

@@ -24,9 +24,9 @@ use crate::model::{
     Action, Cluster, Forward, HeaderMutations, Listener, RetryPolicy, Route, VirtualHost,
     WeightedTarget,
 };
-use crate::record::Record;
+use crate::record::{LogEnds, Record};
 use crate::tap::Trace;
-use crate::timer::IdleTimer;
+use crate::timer::{IdleTimer, RouteTimeout};
 use crate::worker::Worker;
 
 /// What the protocol end knows of a request beside its head.
@@ -84,6 +84,8 @@ pub(crate) async fn handle<D: Downstream>(
     if listener.config.tap.is_some() {
         stream.body.tap = Some(worker.take_tap());
     }
+    stream.body.keep_trailers =
+        listener.config.tap.is_some() || !listener.config.access_logs.is_empty();
     let fate = stream.run().await;
     stream.account();
     worker.put_answer(answer);
@@ -220,6 +222,7 @@ impl<D: Downstream> Stream<'_, D> {
         }
         self.prepare(chosen, forward);
         self.body.keep_for_retry(forward.retry.is_some());
+        self.body.timeout = RouteTimeout::new(forward.timeout);
         self.mirror(forward);
         self.attempts(chosen, forward, &cluster).await
     }
@@ -320,7 +323,7 @@ impl<D: Downstream> Stream<'_, D> {
                 Ended::Retry => {}
                 Ended::Failed { failure, started: true, sent } => {
                     self.record.sent = sent;
-                    return self.cut(failure, chosen, target);
+                    return self.cut(failure, chosen, target).await;
                 }
                 Ended::Failed { failure: Failure::Upstream(e), .. } => {
                     let outcome = Outcome::Reset(e.reset_kind());
@@ -347,6 +350,9 @@ impl<D: Downstream> Stream<'_, D> {
             if let Poll::Ready(e) = self.body.poll_idle(self.down, cx) {
                 return Poll::Ready(Some(Failure::Downstream(e)));
             }
+            if self.body.timeout.poll_expired(self.body.completed, cx).is_ready() {
+                return Poll::Ready(Some(Failure::Timeout));
+            }
             std::future::Future::poll(pause.as_mut(), cx).map(|()| None)
         })
         .await
@@ -371,6 +377,14 @@ impl<D: Downstream> Stream<'_, D> {
                 self.connection.shard().downstream_rq_idle_timeout.inc();
                 self.reply(LocalReply::stream_idle(self.body.complete), Some(chosen)).await
             }
+            Failure::Timeout => {
+                self.connection.shard().downstream_rq_timeout.inc();
+                if let Some(target) = chosen.target {
+                    let shard = self.connection.worker.shard;
+                    target.cluster.stats.shard(shard).upstream_rq_timeout.inc();
+                }
+                self.reply(LocalReply::route_timeout(), Some(chosen)).await
+            }
         }
     }
 
@@ -381,13 +395,17 @@ impl<D: Downstream> Stream<'_, D> {
         }
     }
 
-    /// An answer that was cut after its head had left.
-    fn cut(&mut self, failure: Failure, chosen: Chosen<'_>, target: &WeightedTarget) -> Fate {
+    /// An answer that was cut after its head had left. What came before the cut
+    /// still goes to the client.
+    async fn cut(&mut self, failure: Failure, chosen: Chosen<'_>, target: &WeightedTarget) -> Fate {
         let shard = self.connection.shard();
         match failure {
             Failure::Downstream(_) => {
                 self.record.flags.set(ResponseFlag::DownstreamConnectionTermination);
                 shard.downstream_rq_rx_reset.inc();
+                self.down.abort();
+                self.finished(chosen, target);
+                return Fate::Abort;
             }
             Failure::Upstream(e) => {
                 self.record.flags.set(e.flag());
@@ -397,20 +415,27 @@ impl<D: Downstream> Stream<'_, D> {
                 self.record.flags.set(ResponseFlag::StreamIdleTimeout);
                 shard.downstream_rq_idle_timeout.inc();
             }
+            Failure::Timeout => {
+                self.record.flags.set(ResponseFlag::UpstreamRequestTimeout);
+                shard.downstream_rq_timeout.inc();
+            }
         }
+        // HTTP/2 drops what is queued when it resets: its connection's task gets
+        // one turn to write.
+        let _ = std::future::poll_fn(|cx| std::task::Poll::Ready(self.down.poll_flush(cx))).await;
+        tokio::task::yield_now().await;
         self.down.abort();
         self.finished(chosen, target);
-        Fate::Abort
+        Fate::Close
     }
 
     /// Counts a final answer of the cluster.
     fn finished(&self, chosen: Chosen<'_>, target: &WeightedTarget) {
         let stats = target.cluster.stats.shard(self.connection.worker.shard);
         let elapsed = self.body.completed.map(|at| at.elapsed());
-        for group in [&stats.all, &stats.external] {
-            group.record(self.record.status, elapsed);
-        }
-        self.seldon(chosen, self.record.status < 400);
+        stats.external.record(self.record.status, elapsed);
+        let grpc_ok = self.body.grpc_status.is_none_or(|status| status == 0);
+        self.seldon(chosen, self.record.status < 400 && grpc_ok);
     }
 
     /// Counts a request in the metrics that Seldon's dashboards ask for.
@@ -435,9 +460,7 @@ impl<D: Downstream> Stream<'_, D> {
         let target = chosen.and_then(|c| c.target).filter(|_| error != UpstreamError::NoCluster);
         if let Some(target) = target {
             let stats = target.cluster.stats.shard(self.connection.worker.shard);
-            for group in [&stats.all, &stats.external] {
-                group.record(reply.status, None);
-            }
+            stats.external.record(reply.status, None);
         }
         if let Some(chosen) = chosen {
             self.seldon(chosen, false);
@@ -505,7 +528,7 @@ impl<D: Downstream> Stream<'_, D> {
                     request_trailers: None,
                     response,
                     response_body: &bodies.response,
-                    response_trailers: None,
+                    response_trailers: self.body.answer_trailers.as_ref(),
                 };
                 worker.taps.submit(tap, worker.draw(), &trace);
                 self.connection.shard().tap_rq_tapped.inc();
@@ -526,13 +549,13 @@ impl<D: Downstream> Stream<'_, D> {
         }
         self.tap();
         self.record.received = self.body.bytes;
-        self.record.log(
-            self.connection,
-            self.listener,
-            self.head,
-            self.answer,
-            self.received.http2,
-        );
+        let ends = LogEnds {
+            request: self.head,
+            response: self.answer,
+            trailers: self.body.answer_trailers.as_ref(),
+            http2: self.received.http2,
+        };
+        self.record.log(self.connection, self.listener, ends);
     }
 }
 
@@ -623,9 +646,9 @@ impl<'a> Retrying<'a> {
                 stats.upstream_rq_retry.inc();
                 stats.upstream_rq_retry_backoff_exponential.inc();
                 if let Outcome::Response { status, .. } = outcome {
-                    stats.retry.record(status, None);
+                    stats.retry.make().record(status, None);
                 } else {
-                    stats.retry.record(503, None);
+                    stats.retry.make().record(503, None);
                 }
                 Some(pause)
             }

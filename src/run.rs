@@ -3,8 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::{Arc, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
@@ -74,6 +73,8 @@ impl Proxy {
     /// Names what could not be opened or started. Nothing is left running.
     pub fn start(settings: Settings, hooks: Hooks) -> Result<Self, StartError> {
         let plane = Plane::new(settings.workers, settings.node.clone());
+        *plane.bootstrap.write().unwrap_or_else(PoisonError::into_inner) =
+            settings.bootstrap_json();
         let (ready, started) = mpsc::channel();
         let control = std::thread::Builder::new().name("control".to_owned()).spawn({
             let plane = Arc::clone(&plane);

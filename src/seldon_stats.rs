@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 
-use crate::stats::{Counter, Shard};
+use crate::stats::{Counter, Lazy, Shard};
 
 /// Upper bounds of the latency buckets, in seconds. 0.05 is a bound because
 /// alerts are written on it.
@@ -59,22 +59,21 @@ pub struct SeldonSeries {
     experiment: String,
     model: String,
     shards: usize,
-    cells: OnceLock<Box<[SeldonShard]>>,
+    cells: OnceLock<Box<[Lazy<SeldonShard>]>>,
 }
 
 impl SeldonSeries {
     /// The calling thread's shard; made at first use, so that a model nobody
     /// calls costs a pointer.
     pub fn shard(&self, shard: Shard) -> &SeldonShard {
-        let cells = self
-            .cells
-            .get_or_init(|| (0..self.shards.max(1)).map(|_| SeldonShard::default()).collect());
-        &cells[shard.index.min(cells.len() - 1)]
+        let cells =
+            self.cells.get_or_init(|| (0..self.shards.max(1)).map(|_| Lazy::default()).collect());
+        cells[shard.index.min(cells.len() - 1)].make()
     }
 
     fn total(&self, cell: impl Fn(&SeldonShard) -> &Counter) -> u64 {
-        let cells = self.cells.get().map_or(&[][..], |cells| cells);
-        cells.iter().map(|c| cell(c).value()).fold(0, u64::wrapping_add)
+        let cells = self.cells.get().into_iter().flatten().filter_map(Lazy::get);
+        cells.map(|c| cell(c).value()).fold(0, u64::wrapping_add)
     }
 
     fn labels(&self) -> String {

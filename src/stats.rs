@@ -174,6 +174,28 @@ impl CodeCounters {
     }
 }
 
+/// A part that is made at its first use, so that what is rare costs a pointer.
+#[derive(Debug)]
+pub struct Lazy<T>(OnceLock<Box<T>>);
+
+impl<T> Default for Lazy<T> {
+    fn default() -> Self {
+        Self(OnceLock::new())
+    }
+}
+
+impl<T: Default> Lazy<T> {
+    /// The part, made if need be.
+    pub fn make(&self) -> &T {
+        self.0.get_or_init(Box::default)
+    }
+
+    /// The part, if it was ever used.
+    pub fn get(&self) -> Option<&T> {
+        self.0.get().map(|part| &**part)
+    }
+}
+
 /// One metric of a shard, for exposition.
 #[derive(Debug)]
 pub enum Metric<'a> {
@@ -241,12 +263,27 @@ shard! {
         retry_or_shadow_abandoned
     }
     gauges { upstream_cx_active upstream_rq_active upstream_rq_pending_active }
-    histograms { upstream_cx_connect_ms upstream_cx_length_ms }
-    groups { all: ResponseGroup external: ResponseGroup internal: ResponseGroup retry: ResponseGroup }
+    histograms {}
+    groups {
+        external: ResponseGroup
+        internal: Lazy<ResponseGroup>
+        retry: Lazy<ResponseGroup>
+        connections: Lazy<ConnectionTimes>
+    }
 }
 
 shard! {
-    /// `upstream_rq_xx` of a cluster: all, `external.`, `internal.`, `retry.`.
+    /// Times of a cluster's connections; most clusters use those of others.
+    ConnectionTimes
+    counters {}
+    gauges {}
+    histograms { upstream_cx_connect_ms upstream_cx_length_ms }
+    groups {}
+}
+
+shard! {
+    /// `upstream_rq_xx` of a cluster: `external.`, `internal.`, `retry.`; without
+    /// a prefix it is the first two together.
     ResponseGroup
     counters {
         upstream_rq_completed upstream_rq_1xx upstream_rq_2xx upstream_rq_3xx
@@ -322,21 +359,25 @@ impl ListenerShard {
 /// Shards of a cluster, made at first use.
 #[derive(Debug, Default)]
 pub struct ClusterStats {
-    shards: OnceLock<Box<[ClusterShard]>>,
+    shards: OnceLock<Box<[Lazy<ClusterShard>]>>,
 }
 
 impl ClusterStats {
     /// The calling thread's shard.
     pub fn shard(&self, shard: Shard) -> &ClusterShard {
-        let shards =
-            self.shards.get_or_init(|| (0..shard.of).map(|_| ClusterShard::default()).collect());
-        &shards[shard.index.min(shards.len() - 1)]
+        let shards = self.shards.get_or_init(|| (0..shard.of).map(|_| Lazy::default()).collect());
+        shards[shard.index.min(shards.len() - 1)].make()
     }
 
-    /// All shards; empty if the cluster saw no traffic.
+    /// All shards that were used; none if the cluster saw no traffic.
+    pub fn shards(&self) -> impl Iterator<Item = &ClusterShard> {
+        self.shards.get().into_iter().flatten().filter_map(Lazy::get)
+    }
+
+    /// True if the cluster saw no traffic.
     #[must_use]
-    pub fn shards(&self) -> &[ClusterShard] {
-        self.shards.get().map_or(&[], |s| s)
+    pub fn is_idle(&self) -> bool {
+        self.shards.get().is_none()
     }
 }
 
@@ -483,9 +524,9 @@ mod tests {
     #[test]
     fn an_idle_cluster_has_no_shards() {
         let stats = ClusterStats::default();
-        assert!(stats.shards().is_empty());
+        assert!(stats.is_idle());
         stats.shard(Shard { index: 2, of: 3 }).upstream_rq_total.inc();
-        assert_eq!(stats.shards().len(), 3);
-        assert_eq!(stats.shards()[2].upstream_rq_total.value(), 1);
+        assert!(!stats.is_idle());
+        assert_eq!(stats.shards().map(|s| s.upstream_rq_total.value()).collect::<Vec<_>>(), [1]);
     }
 }

@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
-/// Fires when nothing was touched for `limit`.
+/// What a limit of zero (off, as Envoy has it) becomes: longer than any process.
+const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// Fires when nothing was touched for `limit`; never if that is zero.
 #[derive(Debug)]
 pub(crate) struct IdleTimer {
     sleep: Pin<Box<Sleep>>,
@@ -20,11 +23,13 @@ impl IdleTimer {
     /// A timer that starts now.
     pub(crate) fn new(limit: Duration) -> Self {
         let last = Instant::now();
+        let limit = or_never(limit);
         Self { sleep: Box::pin(tokio::time::sleep_until(last + limit)), limit, last }
     }
 
     /// Starts anew with another limit.
     pub(crate) fn restart(&mut self, limit: Duration) {
+        let limit = or_never(limit);
         self.last = Instant::now();
         self.limit = limit;
         if self.sleep.deadline() > self.last + limit {
@@ -50,6 +55,39 @@ impl IdleTimer {
     }
 }
 
+/// A route's timeout: counts from the end of the request (Envoy:
+/// `RouteAction.timeout`), so that a slow upload does not use it up.
+#[derive(Debug, Default)]
+pub(crate) struct RouteTimeout {
+    limit: Option<Duration>,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl RouteTimeout {
+    /// A timeout of so long; none: never.
+    pub(crate) fn new(limit: Option<Duration>) -> Self {
+        Self { limit, sleep: None }
+    }
+
+    /// Ready once the limit has passed since `completed`, the end of the
+    /// request.
+    pub(crate) fn poll_expired(
+        &mut self,
+        completed: Option<std::time::Instant>,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        let (Some(limit), Some(completed)) = (self.limit, completed) else {
+            return Poll::Pending;
+        };
+        let due = Instant::from_std(completed) + limit;
+        self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due))).as_mut().poll(cx)
+    }
+}
+
+fn or_never(limit: Duration) -> Duration {
+    if limit.is_zero() { NEVER } else { limit }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,6 +101,14 @@ mod tests {
         timer.touch();
         poll_fn(|cx| timer.poll_expired(cx)).await;
         assert!(start.elapsed() >= Duration::from_secs(17));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn zero_is_off() {
+        let mut timer = IdleTimer::new(Duration::ZERO);
+        let expired = poll_fn(|cx| timer.poll_expired(cx));
+        let day = Duration::from_secs(24 * 3600);
+        assert!(tokio::time::timeout(day, expired).await.is_err());
     }
 
     #[tokio::test(start_paused = true)]

@@ -61,7 +61,9 @@ pub(crate) struct Worker {
     rng: RefCell<SmallRng>,
     date: RefCell<(u64, [u8; 29])>,
     snapshot: RefCell<(u64, Arc<Snapshot>)>,
+    #[expect(clippy::vec_box, reason = "a head is large: it is taken out by pointer")]
     answers: RefCell<Vec<Box<ResponseHead>>>,
+    #[expect(clippy::vec_box, reason = "held by pointer in a request's body")]
     spare_taps: RefCell<Vec<Box<TapBodies>>>,
     /// Own address as mirrored requests show it (`x-forwarded-for`).
     pub(crate) own_address: IpAddr,

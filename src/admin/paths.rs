@@ -381,7 +381,8 @@ fn reset_counters(plane: &Plane) {
     for slot in cluster::sorted(plane) {
         for shard in slot.stats.shards() {
             ClusterShard::COUNTERS.iter().for_each(|(_, cell)| cell(shard).reset());
-            for group in [&shard.all, &shard.external, &shard.internal, &shard.retry] {
+            let groups = [Some(&shard.external), shard.internal.get(), shard.retry.get()];
+            for group in groups.into_iter().flatten() {
                 ResponseGroup::COUNTERS.iter().for_each(|(_, cell)| cell(group).reset());
                 group.upstream_rq.reset();
             }

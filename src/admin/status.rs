@@ -98,11 +98,12 @@ fn host_counts(view: &View, host: &Host, hosts: usize) -> Vec<HostCount> {
         value: view.count(cell),
     };
     let gauge = |name, value| HostCount { name, gauge: true, value };
-    let success = view.count(|s| &s.all.upstream_rq_1xx)
-        + view.count(|s| &s.all.upstream_rq_2xx)
-        + view.count(|s| &s.all.upstream_rq_3xx)
-        + view.count(|s| &s.all.upstream_rq_4xx);
-    let error = view.count(|s| &s.all.upstream_rq_5xx) + view.count(|s| &s.retry.upstream_rq_5xx);
+    let success = view.count_group(cluster::ALL, |g| &g.upstream_rq_1xx)
+        + view.count_group(cluster::ALL, |g| &g.upstream_rq_2xx)
+        + view.count_group(cluster::ALL, |g| &g.upstream_rq_3xx)
+        + view.count_group(cluster::ALL, |g| &g.upstream_rq_4xx);
+    let error = view.count_group(cluster::ALL, |g| &g.upstream_rq_5xx)
+        + view.count_group(cluster::RETRIED, |g| &g.upstream_rq_5xx);
     vec![
         counter("cx_connect_fail", |s| &s.upstream_cx_connect_fail),
         counter("cx_total", |s| &s.upstream_cx_total),

@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use envoy_types::pb::envoy::config::bootstrap::v3::Bootstrap;
+use envoy_types::pb::envoy::config::bootstrap::v3::{Bootstrap, bootstrap::DynamicResources};
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::core::v3::{
-    Address, address, api_config_source::ApiType, config_source::ConfigSourceSpecifier,
-    grpc_service, socket_address::PortSpecifier,
+    Address, ApiConfigSource, address, api_config_source::ApiType,
+    config_source::ConfigSourceSpecifier, grpc_service, socket_address::PortSpecifier,
 };
 use envoy_types::pb::envoy::config::listener::v3::Listener;
 use prost::Message;
@@ -125,22 +125,7 @@ impl Meaning<'_> {
 
     fn ads(&mut self, bootstrap: &Bootstrap) -> Option<AdsSettings> {
         let dynamic = bootstrap.dynamic_resources.as_ref()?;
-        let path = "dynamic_resources";
-        for (name, source) in
-            [("cds_config", &dynamic.cds_config), ("lds_config", &dynamic.lds_config)]
-        {
-            let path = format!("{path}.{name}");
-            match source.as_ref().map(|s| &s.config_source_specifier) {
-                Some(Some(ConfigSourceSpecifier::Ads(_))) => {}
-                Some(_) => self.problem(&path, "only 'ads: {}' is supported"),
-                None => self.problem(&path, "is missing: it must be 'ads: {}'"),
-            }
-        }
-        let path = format!("{path}.ads_config");
-        let Some(config) = &dynamic.ads_config else {
-            self.problem(&path, "is missing");
-            return None;
-        };
+        let (config, path) = self.stream(dynamic)?;
         let variant = match config.api_type() {
             ApiType::DeltaGrpc => XdsVariant::Delta,
             ApiType::Grpc => XdsVariant::StateOfTheWorld,
@@ -172,6 +157,50 @@ impl Meaning<'_> {
         bootstrap_ads::read(self, &clusters[index], &path).map(|ads| AdsSettings { variant, ..ads })
     }
 
+    /// The one stream that all resources are asked over, and its path. Older
+    /// bootstraps of Seldon name it twice instead of under `ads_config`; the
+    /// scheduler serves ADS, so that is one stream, too.
+    fn stream<'b>(
+        &mut self,
+        dynamic: &'b DynamicResources,
+    ) -> Option<(&'b ApiConfigSource, String)> {
+        let mut found: Option<(&ApiConfigSource, String)> = None;
+        let mut complete = true;
+        for (name, source) in
+            [("cds_config", &dynamic.cds_config), ("lds_config", &dynamic.lds_config)]
+        {
+            let path = format!("dynamic_resources.{name}");
+            let own = match source.as_ref().and_then(|s| s.config_source_specifier.as_ref()) {
+                Some(ConfigSourceSpecifier::Ads(_)) => match &dynamic.ads_config {
+                    Some(config) => (config, "dynamic_resources.ads_config".to_owned()),
+                    None => {
+                        self.problem("dynamic_resources.ads_config", "is missing");
+                        return None;
+                    }
+                },
+                Some(ConfigSourceSpecifier::ApiConfigSource(config)) => {
+                    (config, format!("{path}.api_config_source"))
+                }
+                Some(_) => {
+                    self.problem(&path, "only 'ads' and 'api_config_source' are supported");
+                    complete = false;
+                    continue;
+                }
+                None => {
+                    self.problem(&path, "is missing: it must be 'ads: {}'");
+                    complete = false;
+                    continue;
+                }
+            };
+            if found.as_ref().is_some_and(|(first, _)| *first != own.0) {
+                self.problem(&path, "must ask in the same way as 'cds_config'");
+                complete = false;
+            }
+            found.get_or_insert(own);
+        }
+        found.filter(|_| complete)
+    }
+
     fn static_resources(&mut self, bootstrap: &Bootstrap, settings: &mut Settings) {
         let Some(resources) = &bootstrap.static_resources else { return };
         let ads_cluster = ads_cluster_name(bootstrap).unwrap_or_default();
@@ -201,7 +230,7 @@ impl Meaning<'_> {
         for (i, listener) in resources.listeners.iter().enumerate() {
             let path = format!("static_resources.listeners[{i}]");
             if settings.utility.is_none()
-                && let Some(manager) = bootstrap_utility::manager(listener)
+                && let Some(manager) = bootstrap_utility::manager(listener, &admin_clusters)
             {
                 if let Some(node) = find(self.root, &path) {
                     self.notices.extend(fields::without_effect(node, &path, UTILITY_FIELDS));
@@ -262,7 +291,12 @@ fn listener_and_table(listener: &Listener) -> Result<(), decode::Invalid> {
 }
 
 fn ads_cluster_name(bootstrap: &Bootstrap) -> Option<&str> {
-    let config = bootstrap.dynamic_resources.as_ref()?.ads_config.as_ref()?;
+    let dynamic = bootstrap.dynamic_resources.as_ref()?;
+    let own = dynamic.cds_config.as_ref().and_then(|s| match &s.config_source_specifier {
+        Some(ConfigSourceSpecifier::ApiConfigSource(config)) => Some(config),
+        _ => None,
+    });
+    let config = own.or(dynamic.ads_config.as_ref())?;
     match config.grpc_services.first()?.target_specifier.as_ref()? {
         grpc_service::TargetSpecifier::EnvoyGrpc(grpc) => Some(&grpc.cluster_name),
         grpc_service::TargetSpecifier::GoogleGrpc(_) => None,
@@ -320,8 +354,14 @@ fn descend<'a>(root: &'a Node, path: &str) -> (&'a Node, usize, bool) {
         };
         (node, line) = (&entry.value, entry.line);
         for index in indexes.split('[').filter_map(|i| i.trim_end_matches(']').parse().ok()) {
-            let Kind::List(items) = &node.kind else { return (node, line, false) };
             let index: usize = index;
+            let Kind::List(items) = &node.kind else {
+                // A list of one may be written without the list.
+                if index == 0 && matches!(node.kind, Kind::Map(_)) {
+                    continue;
+                }
+                return (node, line, false);
+            };
             let Some(item) = items.get(index) else { return (node, line, false) };
             (node, line) = (item, item.line);
         }

@@ -9,7 +9,8 @@ use envoy_types::pb::envoy::config::core::v3::{
     DataSource, Http2ProtocolOptions, data_source::Specifier, transport_socket::ConfigType,
 };
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
-    TlsCertificate, UpstreamTlsContext, common_tls_context::ValidationContextType,
+    CertificateValidationContext, TlsCertificate, UpstreamTlsContext,
+    common_tls_context::ValidationContextType, secret,
 };
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::{
     HttpProtocolOptions,
@@ -19,6 +20,7 @@ use envoy_types::pb::google::protobuf;
 use prost::Message;
 
 use super::bootstrap::{Meaning, host_port, single_endpoint};
+use super::bootstrap_secret;
 use super::settings::{AdsSettings, AdsTls, ClientIdentity};
 
 /// Reads the cluster at `path`; `None` if something is wrong with it.
@@ -133,25 +135,37 @@ fn tls(meaning: &mut Meaning<'_>, context: &UpstreamTlsContext, path: &str) -> O
     let mut tls = AdsTls::default();
     let Some(common) = &context.common_tls_context else { return Some(tls) };
     let path = format!("{path}.common_tls_context");
-    if !common.tls_certificate_sds_secret_configs.is_empty() {
-        let path = format!("{path}.tls_certificate_sds_secret_configs");
-        meaning.problem(&path, "secrets for the connection to the scheduler cannot come from it");
-        return None;
+    if let Some(config) = common.tls_certificate_sds_secret_configs.first() {
+        let path = format!("{path}.tls_certificate_sds_secret_configs[0]");
+        match bootstrap_secret::read(meaning, config, &path)?.r#type {
+            Some(secret::Type::TlsCertificate(certificate)) => {
+                tls.client = Some(identity(meaning, &certificate, &path)?);
+            }
+            _ => {
+                meaning.problem(&path, format!("'{}' is no tls_certificate", config.name));
+                return None;
+            }
+        }
     }
     if let Some(certificate) = common.tls_certificates.first() {
         tls.client = Some(identity(meaning, certificate, &format!("{path}.tls_certificates[0]"))?);
     }
     match &common.validation_context_type {
         None => {}
-        Some(ValidationContextType::ValidationContext(validation)) => {
+        Some(ValidationContextType::ValidationContext(context)) => {
             let path = format!("{path}.validation_context");
-            if !validation.match_typed_subject_alt_names.is_empty() {
-                let path = format!("{path}.match_typed_subject_alt_names");
-                meaning.problem(&path, "is not supported: only the CA is checked");
-                return None;
-            }
-            if let Some(ca) = &validation.trusted_ca {
-                tls.trusted_ca = Some(data(meaning, ca, &format!("{path}.trusted_ca"))?);
+            tls.trusted_ca = trusted_ca(meaning, context, &path)?;
+        }
+        Some(ValidationContextType::ValidationContextSdsSecretConfig(config)) => {
+            let path = format!("{path}.validation_context_sds_secret_config");
+            match bootstrap_secret::read(meaning, config, &path)?.r#type {
+                Some(secret::Type::ValidationContext(context)) => {
+                    tls.trusted_ca = trusted_ca(meaning, &context, &path)?;
+                }
+                _ => {
+                    meaning.problem(&path, format!("'{}' is no validation_context", config.name));
+                    return None;
+                }
             }
         }
         Some(_) => {
@@ -160,6 +174,23 @@ fn tls(meaning: &mut Meaning<'_>, context: &UpstreamTlsContext, path: &str) -> O
         }
     }
     Some(tls)
+}
+
+/// The CA of a validation context. The outer `None`: a problem.
+fn trusted_ca(
+    meaning: &mut Meaning<'_>,
+    context: &CertificateValidationContext,
+    path: &str,
+) -> Option<Option<Vec<u8>>> {
+    if !context.match_typed_subject_alt_names.is_empty() {
+        let path = format!("{path}.match_typed_subject_alt_names");
+        meaning.problem(&path, "is not supported: only the CA is checked");
+        return None;
+    }
+    match &context.trusted_ca {
+        Some(ca) => data(meaning, ca, &format!("{path}.trusted_ca")).map(Some),
+        None => Some(None),
+    }
 }
 
 fn identity(

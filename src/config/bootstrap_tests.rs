@@ -111,7 +111,7 @@ fn mistakes_have_line_and_path() {
         (
             "  cds_config: { resource_api_version: V3, ads: {} }",
             "  cds_config: { path_config_source: { path: /x } }",
-            "b.yaml:20: dynamic_resources.cds_config: only 'ads: {}' is supported",
+            "b.yaml:20: dynamic_resources.cds_config: only 'ads' and 'api_config_source' are supported",
         ),
         (
             "  lds_config: { resource_api_version: V3, ads: {} }\n",
@@ -151,7 +151,7 @@ fn mistakes_have_line_and_path() {
 
 #[test]
 fn all_mistakes_are_told_at_once() {
-    let text = PLAIN.replace("api_type: DELTA_GRPC", "foo: 1").replace("id: test-id", "id: [1]");
+    let text = PLAIN.replace("api_type: DELTA_GRPC", "foo: 1").replace("id: test-id", "id: {a: 1}");
     let error = settings(&text).unwrap_err();
     assert_eq!(error.lines().count(), 2, "{error}");
 }
@@ -283,7 +283,10 @@ fn flags_and_environment_come_on_top() {
             "node: {id: 1",
             ":2: not YAML: while parsing a flow mapping, did not find expected ',' or '}'",
         ),
-        ("node:\n  id: 1\n", ":2: node.id: '1': invalid type: integer `1`, expected a string"),
+        (
+            "node:\n  id: true\n",
+            ":2: node.id: 'true': invalid type: boolean `true`, expected a string",
+        ),
     ] {
         std::fs::write(&path, text).unwrap();
         let flags = crate::config::Flags { config_path: Some(path.clone()), ..Default::default() };
@@ -297,4 +300,75 @@ fn flags_and_environment_come_on_top() {
         crate::config::Flags { config_path: Some("/nonexistent".into()), ..Default::default() };
     let error = crate::config::load(&flags, &environment).unwrap_err().to_string();
     assert_eq!(error, "/nonexistent: No such file or directory (os error 2)");
+}
+
+/// The shape of Seldon's older bootstraps: no `ads_config`, single values for
+/// lists, no health check filter, TLS secrets in files of their own.
+fn older(directory: &str) -> String {
+    let source = "{resource_api_version: V3, api_config_source: {api_type: DELTA_GRPC, transport_api_version: V3, grpc_services: {envoy_grpc: {cluster_name: x}}}}";
+    let manager = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+    format!(
+        "node: {{id: test-id, cluster: test-cluster}}\n\
+         dynamic_resources:\n  cds_config: {source}\n  lds_config: {source}\n\
+         layered_runtime: {{layers: {{name: r, rtds_layer: {{name: r, rtds_config: {source}}}}}}}\n\
+         admin: {{access_log_path: /dev/null, address: {{socket_address: {{address: 127.0.0.1, port_value: 9901}}}}}}\n\
+         static_resources:\n  clusters:\n\
+        \x20 - name: x\n    type: LOGICAL_DNS\n    connect_timeout: 1s\n    http2_protocol_options: {{}}\n\
+        \x20   load_assignment: {{cluster_name: x, endpoints: {{lb_endpoints: {{endpoint: {{address: {{socket_address: {{address: seldon-scheduler, port_value: 9002}}}}}}}}}}}}\n\
+        \x20   transport_socket:\n      name: tls\n      typed_config:\n\
+        \x20       \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext\n\
+        \x20       common_tls_context:\n\
+        \x20         tls_certificate_sds_secret_configs: {{name: tls_sds, sds_config: {{path: {directory}/tls.yaml}}}}\n\
+        \x20         validation_context_sds_secret_config: {{name: ca_sds, sds_config: {{path_config_source: {{path: {directory}/ca.yaml}}}}}}\n\
+        \x20 - name: admin\n    type: LOGICAL_DNS\n    connect_timeout: 0.25s\n\
+        \x20   load_assignment: {{cluster_name: admin, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 9901}}}}}}}}]}}]}}\n\
+        \x20 listeners:\n  - name: util\n    address: {{socket_address: {{address: 0.0.0.0, port_value: 9003}}}}\n\
+        \x20   filter_chains: {{filters: {{name: h, typed_config: {{\"@type\": {manager}, stat_prefix: util_endpoint_http, \
+         http_filters: [{{name: r, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}}}], \
+         route_config: {{name: t, virtual_hosts: [{{name: v, domains: \"*\", routes: [{{match: {{prefix: /stats}}, route: {{cluster: admin}}}}, {{match: {{prefix: /ready}}, route: {{cluster: admin}}}}]}}]}}}}}}}}\n"
+    )
+}
+
+#[test]
+fn seldons_older_shape_is_understood() {
+    const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    for name in ["tls.crt", "tls.key", "ca.crt"] {
+        write(name, name);
+    }
+    write(
+        "tls.yaml",
+        &format!(
+            "resources:\n- \"@type\": {SECRET}\n  name: tls_sds\n  tls_certificate:\n    certificate_chain: {{filename: {path}/tls.crt}}\n    private_key: {{filename: {path}/tls.key}}\n"
+        ),
+    );
+    let ca = format!(
+        "resources:\n- \"@type\": {SECRET}\n  name: ca_sds\n  validation_context:\n    trusted_ca: {{filename: {path}/ca.crt}}\n"
+    );
+    write("ca.yaml", &ca);
+    let settings_of = |text: &str| settings(text);
+    let found = settings_of(&older(path)).unwrap();
+    assert_eq!(found.notices, []);
+    assert_eq!(found.utility.as_ref().unwrap().name, "util");
+    let ads = ads(&found);
+    assert_eq!((ads.host.as_str(), ads.port), ("seldon-scheduler", 9002));
+    assert_eq!(ads.variant, XdsVariant::Delta);
+    assert_eq!(ads.keepalive_interval, Duration::from_secs(60));
+    let tls = ads.tls.as_ref().unwrap();
+    assert_eq!(tls.trusted_ca.as_deref(), Some(&b"ca.crt"[..]));
+    assert_eq!(tls.client.as_ref().unwrap().key, b"tls.key");
+    assert!(found.static_resources.clusters.by_name.is_empty());
+
+    write("ca.yaml", &ca.replace("ca_sds", "other"));
+    let place = "static_resources.clusters[0].transport_socket.typed_config.common_tls_context.validation_context_sds_secret_config.sds_config";
+    let error = settings_of(&older(path)).unwrap_err();
+    assert_eq!(error, format!("b.yaml:20: {place}: {path}/ca.yaml: has no secret 'ca_sds'"));
+    write("ca.yaml", &ca.replace("trusted_ca", "trusted"));
+    let error = settings_of(&older(path)).unwrap_err();
+    assert!(
+        error.contains("ca.yaml:5: resources[0].validation_context.trusted: unknown field"),
+        "{error}"
+    );
 }

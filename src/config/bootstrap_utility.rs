@@ -18,16 +18,26 @@ use super::settings::UtilityListener;
 
 const HEALTH_CHECK: &str = "envoy.extensions.filters.http.health_check.v3.HealthCheck";
 
-/// The connection manager, if the listener has a health check filter.
-pub(super) fn manager(listener: &Listener) -> Option<HttpConnectionManager> {
+/// The connection manager, if the listener has a health check filter, or if all
+/// its routes lead to the admin address (older bootstraps of Seldon).
+pub(super) fn manager(
+    listener: &Listener,
+    admin_clusters: &[&str],
+) -> Option<HttpConnectionManager> {
     let filter = listener.filter_chains.first()?.filters.first()?;
     let filter::ConfigType::TypedConfig(any) = filter.config_type.as_ref()? else { return None };
     if !any.type_url.ends_with(".HttpConnectionManager") {
         return None;
     }
     let manager = HttpConnectionManager::decode(any.value.as_slice()).ok()?;
-    health_check(&manager)?;
-    Some(manager)
+    (health_check(&manager).is_some() || only_admin(&manager, admin_clusters)).then_some(manager)
+}
+
+fn only_admin(manager: &HttpConnectionManager, admin_clusters: &[&str]) -> bool {
+    let Some(RouteSpecifier::RouteConfig(table)) = &manager.route_specifier else { return false };
+    let mut routes = table.virtual_hosts.iter().flat_map(|h| &h.routes).peekable();
+    routes.peek().is_some()
+        && routes.all(|r| cluster(r).is_some_and(|c| admin_clusters.contains(&c)))
 }
 
 fn health_check(manager: &HttpConnectionManager) -> Option<(usize, HealthCheck)> {
@@ -103,16 +113,19 @@ fn is_ready_path(matcher: &HeaderMatcher) -> bool {
     matcher.name == ":path" && exact.is_some_and(|e| e == "/ready") && !matcher.invert_match
 }
 
-/// Prefix `/stats` to the admin address.
+/// Prefix `/stats` or `/ready` to the admin address.
 fn is_statistics(route: &Route, admin_clusters: &[&str]) -> bool {
     let prefix = route.r#match.as_ref().and_then(|m| m.path_specifier.as_ref());
-    let cluster = match &route.action {
+    matches!(prefix, Some(route_match::PathSpecifier::Prefix(p)) if p == "/stats" || p == "/ready")
+        && cluster(route).is_some_and(|c| admin_clusters.contains(&c))
+}
+
+fn cluster(route: &Route) -> Option<&str> {
+    match &route.action {
         Some(route::Action::Route(action)) => match &action.cluster_specifier {
             Some(route_action::ClusterSpecifier::Cluster(name)) => Some(name.as_str()),
             _ => None,
         },
         _ => None,
-    };
-    matches!(prefix, Some(route_match::PathSpecifier::Prefix(p)) if p == "/stats")
-        && cluster.is_some_and(|c| admin_clusters.contains(&c))
+    }
 }

@@ -55,8 +55,11 @@ pub const BOOTSTRAP_FIELDS: &[FieldSpec] = &[
     ),
     natural("dynamic_resources.ads_config.transport_api_version", "Always V3."),
     natural("dynamic_resources.ads_config.set_node_on_first_message_only", "Always so."),
-    used("dynamic_resources.cds_config", "`ads: {}`; needed with `ads_config`."),
-    used("dynamic_resources.lds_config", "`ads: {}`; needed with `ads_config`."),
+    used(
+        "dynamic_resources.cds_config",
+        "`ads: {}`, or an `api_config_source` as in `ads_config` (older bootstraps of Seldon), which is asked over one ADS stream all the same.",
+    ),
+    used("dynamic_resources.lds_config", "As `cds_config`, with the same cluster."),
     natural(
         "layered_runtime.layers[].rtds_layer",
         "Not subscribed to: Seldon's scheduler has no runtime resources, and Envoy waits 15 s for them.",
@@ -71,7 +74,7 @@ pub const BOOTSTRAP_FIELDS: &[FieldSpec] = &[
     ),
     used(
         "static_resources.listeners",
-        "One with a health check filter is the utility listener (below); all others are served as if LDS had sent them.",
+        "One with a health check filter, or all of whose routes lead to the admin address, is the utility listener (below); all others are served as if LDS had sent them.",
     ),
     used("static_resources.secrets", "Served as if SDS had sent them."),
 ];
@@ -108,6 +111,14 @@ pub const ADS_CLUSTER_FIELDS: &[FieldSpec] = &[
         "transport_socket.typed_config.common_tls_context.validation_context.trusted_ca",
         "PEM; files are read at start. The name in the certificate is not checked. Without it, the server is not verified.",
     ),
+    used(
+        "transport_socket.typed_config.common_tls_context.tls_certificate_sds_secret_configs[]",
+        "A secret from a file: `sds_config.path` or `path_config_source.path`. Read at start.",
+    ),
+    used(
+        "transport_socket.typed_config.common_tls_context.validation_context_sds_secret_config",
+        "The same for `trusted_ca`.",
+    ),
     natural("transport_socket.typed_config.common_tls_context.alpn_protocols", "Always `h2`."),
     nothing("transport_socket.typed_config.sni", "no server name is sent"),
     natural("lb_policy", "There is one endpoint."),
@@ -132,7 +143,7 @@ pub const UTILITY_FIELDS: &[FieldSpec] = &[
     ),
     used(
         "filter_chains[].filters[].typed_config.route_config",
-        "Prefix `/stats` to the admin cluster. Other routes are named in a warning.",
+        "Prefixes `/stats` and `/ready` to the admin cluster. Other routes are named in a warning.",
     ),
 ];
 
@@ -173,6 +184,14 @@ fn visit(
     table: &[FieldSpec],
     found: &mut Vec<At>,
 ) {
+    // A list of one may be written without the list. Maps that extensions' names
+    // are the keys of count as lists, but of their values.
+    let item = format!("{pattern}[]");
+    let is_list = table.iter().any(|s| s.path.starts_with(&item));
+    let pattern = match &node.kind {
+        Kind::Map(entries) if is_list && !entries.iter().any(|e| e.key.contains('.')) => &item,
+        _ => pattern,
+    };
     if let Some(spec) = table.iter().find(|s| s.path == pattern) {
         if spec.effect == FieldEffect::Nothing && !discards(node) {
             let message = format!("no effect: {}", spec.doc);

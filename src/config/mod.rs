@@ -9,6 +9,7 @@
 mod bootstrap;
 mod bootstrap_ads;
 mod bootstrap_json;
+mod bootstrap_secret;
 mod bootstrap_utility;
 mod cgroup;
 mod check;

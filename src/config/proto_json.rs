@@ -111,8 +111,9 @@ impl Reader {
         }
         if field.cardinality() == Cardinality::Repeated {
             let Kind::List(items) = &node.kind else {
-                self.wrong(node, path, format!("{} instead of a list", node.describe()));
-                return None;
+                // As Envoy's parser: a single value is a list of one. Seldon's
+                // bootstraps are written so in places.
+                return self.single(parent, field, node, path).map(|v| Value::List(vec![v]));
             };
             let mut values = Vec::with_capacity(items.len());
             for (i, item) in items.iter().enumerate() {
@@ -174,8 +175,14 @@ impl Reader {
             return None;
         }
         let repeated = field.is_list();
-        let value =
-            if repeated { serde_json::Value::Array(vec![node.to_json()]) } else { node.to_json() };
+        let value = match &node.kind {
+            // As Envoy's parser: an unquoted number is a string where one is needed.
+            Kind::Number(n) if field.kind() == ProtoKind::String && !n.is_f64() => {
+                serde_json::Value::String(n.to_string())
+            }
+            _ => node.to_json(),
+        };
+        let value = if repeated { serde_json::Value::Array(vec![value]) } else { value };
         let mut only = serde_json::Map::new();
         only.insert(field.name().to_owned(), value);
         let read = DynamicMessage::deserialize(parent.clone(), serde_json::Value::Object(only));
@@ -324,10 +331,20 @@ metadata:
     }
 
     #[test]
+    fn what_envoys_parser_takes_is_taken() {
+        let (message, problems) =
+            read(CLUSTER, "name: 7\nload_assignment: {endpoints: {priority: 3}}");
+        assert_eq!(problems, [""; 0]);
+        let json = descriptors::to_json(CLUSTER, &message.encode_to_vec()).unwrap();
+        assert_eq!(json["name"], "7");
+        assert_eq!(json["load_assignment"]["endpoints"][0]["priority"], 3);
+    }
+
+    #[test]
     fn mistakes_stand_at_their_path() {
         for (text, expected) in [
             ("name: c\nfoo: 1", "2: foo: unknown field (of envoy.config.cluster.v3.Cluster)"),
-            ("name: 5", "1: name: '5': invalid type: integer `5`, expected a string"),
+            ("name: true", "1: name: 'true': invalid type: boolean `true`, expected a string"),
             (
                 "load_assignment:\n  endpoints:\n  - lb_endpoints:\n    - endpoint:\n        addres: 1",
                 "5: load_assignment.endpoints[0].lb_endpoints[0].endpoint.addres: unknown field (of envoy.config.endpoint.v3.Endpoint)",
@@ -344,7 +361,7 @@ metadata:
             ),
             ("lb_policy: RANDOM\nlbPolicy: RANDOM", "2: lbPolicy: the same field as 'lb_policy'"),
             ("load_assignment: []", "1: load_assignment: a list instead of a map"),
-            ("dns_resolvers: {}", "1: dns_resolvers: a map instead of a list"),
+            ("dns_resolvers: x", "1: dns_resolvers: 'x' instead of a map"),
             (
                 "respect_dns_ttl: yes",
                 "1: respect_dns_ttl: 'yes': invalid type: string \"yes\", expected a boolean",

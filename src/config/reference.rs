@@ -29,8 +29,9 @@ admin on 127.0.0.1:9901.
 const UTILITY: &str = "
 ### Utility listener
 
-The first static listener with a health check filter. `/ready`, `/stats` (with all
-below it) and `/metrics` are answered.
+The first static listener with a health check filter, or all of whose routes lead
+to the admin address. `/ready`, `/stats` (with all below it) and `/metrics` are
+answered.
 
 ";
 

@@ -41,7 +41,6 @@ pub(super) async fn serve(connection: Connection, io: Io, reader: Reader) {
         parser: Parser::default(),
         writer: Writer::default(),
         body: BodyReader::none(),
-        continue_wanted: false,
         head_request: false,
         chunked: false,
         counted: (0, 0),
@@ -81,8 +80,6 @@ struct Client {
     parser: Parser,
     writer: Writer,
     body: BodyReader,
-    /// `100 Continue` is owed before the body is read.
-    continue_wanted: bool,
     head_request: bool,
     chunked: bool,
     counted: (u64, u64),
@@ -138,6 +135,9 @@ impl Client {
             Next::Request(body, info) => {
                 shard.downstream_rq_total.inc();
                 shard.downstream_rq_http1_total.inc();
+                if info.expect_continue {
+                    self.say_continue().await;
+                }
                 Ok(self.begin(body, info, config.max_head_bytes))
             }
             Next::Refused(error) => {
@@ -158,10 +158,17 @@ impl Client {
         }
     }
 
+    /// `100 Continue`, at once: whatever becomes of the request, and even if it
+    /// has no body (Envoy: `proxy_100_continue` unset).
+    async fn say_continue(&mut self) {
+        self.writer.put_with(|out| out.extend_from_slice(write::CONTINUE));
+        // What does not leave now leaves with the next write.
+        let _ = poll_fn(|cx| Poll::Ready(self.writer.poll_flush(&mut self.io, cx))).await;
+    }
+
     fn begin(&mut self, body: BodyLength, info: RequestInfo, max_trailer_bytes: usize) -> Received {
         self.body = BodyReader::new(body, max_trailer_bytes);
         self.head_request = info.is_head;
-        self.continue_wanted = info.expect_continue && !self.body.is_done();
         Received {
             complete: self.body.is_done(),
             http2: false,
@@ -232,9 +239,6 @@ impl Downstream for Client {
                 Ok(None) => {}
                 Err(e) => return Poll::Ready(Some(Err(DownstreamError::Malformed(e)))),
             }
-            if std::mem::take(&mut self.continue_wanted) {
-                self.writer.put_with(|out| out.extend_from_slice(write::CONTINUE));
-            }
             if !self.writer.is_empty() {
                 let flushed = self.writer.poll_flush(&mut self.io, cx);
                 if let Poll::Ready(Err(_)) = flushed {
@@ -268,7 +272,6 @@ impl Downstream for Client {
         body: Body,
         close: bool,
     ) -> Result<(), DownstreamError> {
-        self.continue_wanted = false;
         let framing =
             ResponseFraming { close, to_head: self.head_request, has_body: body != Body::Empty };
         self.chunked =

@@ -1,5 +1,6 @@
 //! Client connections on HTTP/2.
 
+use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -17,6 +18,7 @@ use crate::headers::{HeaderId, RequestHead, ResponseHead, Scheme};
 use crate::http2::{ReceiveHalf, SendHalf, read_headers, write_headers};
 use crate::io::{Io, Reader};
 use crate::router::{self, Received};
+use crate::timer::IdleTimer;
 
 /// Envoy 1.40's defaults. Its header table size, 4096, is the protocol's default.
 const MAX_STREAMS: u32 = 1024;
@@ -44,6 +46,7 @@ pub(super) async fn serve(connection: Connection, io: Io, reader: Reader) {
 async fn run(connection: &Rc<Connection>, io: Io, reader: Reader) -> Result<(), h2::Error> {
     let Some(listener) = connection.listener() else { return Ok(()) };
     let head_limit = u32::try_from(listener.config.max_head_bytes).unwrap_or(u32::MAX);
+    let idle_timeout = listener.config.idle_timeout;
     drop(listener);
     let io = Prefixed { prefix: reader.buf, io };
     let mut h2 = h2::server::Builder::new()
@@ -56,6 +59,8 @@ async fn run(connection: &Rc<Connection>, io: Io, reader: Reader) -> Result<(), 
         .await?;
     let mut drain = connection.worker.plane.drain_changes();
     let mut told = false;
+    let active = Rc::new(Cell::new(0));
+    let mut idle = IdleTimer::new(idle_timeout);
     loop {
         if !told && drain.borrow_and_update().connections {
             told = true;
@@ -63,12 +68,40 @@ async fn run(connection: &Rc<Connection>, io: Io, reader: Reader) -> Result<(), 
         }
         tokio::select! {
             next = h2.accept() => match next {
-                Some(Ok((request, respond))) => start(connection, request, respond),
+                Some(Ok((request, respond))) => {
+                    idle.touch();
+                    start(connection, request, respond, StreamCount::new(&active));
+                }
                 Some(Err(e)) => return Err(e),
                 None => return Ok(()),
             },
             changed = drain.changed(), if !told => if changed.is_err() { return Ok(()) },
+            () = std::future::poll_fn(|cx| idle.poll_expired(cx)), if !told => {
+                if active.get() == 0 {
+                    told = true;
+                    connection.shard().downstream_cx_idle_timeout.inc();
+                    h2.graceful_shutdown();
+                } else {
+                    idle.restart(idle_timeout);
+                }
+            }
         }
+    }
+}
+
+/// One more active stream of a connection while it lives.
+struct StreamCount(Rc<Cell<usize>>);
+
+impl StreamCount {
+    fn new(active: &Rc<Cell<usize>>) -> Self {
+        active.set(active.get() + 1);
+        Self(Rc::clone(active))
+    }
+}
+
+impl Drop for StreamCount {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
     }
 }
 
@@ -76,10 +109,14 @@ fn start(
     connection: &Rc<Connection>,
     request: Request<h2::RecvStream>,
     respond: SendResponse<Bytes>,
+    count: StreamCount,
 ) {
     let connection = Rc::clone(connection);
-    connection.shard().downstream_rq_http2_total.inc();
+    let shard = connection.shard();
+    shard.downstream_rq_total.inc();
+    shard.downstream_rq_http2_total.inc();
     tokio::task::spawn_local(async move {
+        let _count = count;
         let (parts, receive) = request.into_parts();
         let mut head = RequestHead::default();
         let has_host = read_head(&parts, connection.tls, &mut head);
@@ -99,7 +136,11 @@ fn start(
         let Some(listener) = connection.listener() else {
             return stream.respond.send_reset(h2::Reason::REFUSED_STREAM);
         };
-        let mut idle = crate::timer::IdleTimer::new(listener.config.stream_idle_timeout);
+        // The host counts, as on HTTP/1. Envoy resets such a stream.
+        if head.headers.len() >= listener.config.max_head_fields {
+            return stream.respond.send_reset(h2::Reason::INTERNAL_ERROR);
+        }
+        let mut idle = IdleTimer::new(listener.config.stream_idle_timeout);
         router::handle(&connection, &listener, &mut stream, &mut head, received, &mut idle).await;
     });
 }

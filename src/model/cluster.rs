@@ -48,8 +48,10 @@ pub struct ClusterSlot {
     /// The cluster's name.
     pub name: ClusterName,
     current: ArcSwapOption<Cluster>,
-    /// Counters, kept when the cluster is replaced (as Envoy's by name).
-    pub stats: ClusterStats,
+    /// Counters, kept when the cluster is replaced (as Envoy's by name). Shared
+    /// with the cluster's connections, which outlive it: a connection must not
+    /// hold the slot, or the slot would seem to be named by a table.
+    pub stats: Arc<ClusterStats>,
     /// What its circuit breakers count, of all workers.
     pub usage: Usage,
 }
@@ -91,6 +93,12 @@ impl ClusterSlot {
         self.current.load_full()
     }
 
+    /// True if there is a routable cluster.
+    #[must_use]
+    pub fn is_routable(&self) -> bool {
+        self.current.load().is_some()
+    }
+
     /// Makes `cluster` routable, or (none) takes the cluster out.
     pub fn store(&self, cluster: Option<Arc<Cluster>>) {
         self.current.store(cluster);
@@ -112,7 +120,7 @@ impl Clusters {
             Arc::new(ClusterSlot {
                 name: name.clone(),
                 current: ArcSwapOption::empty(),
-                stats: ClusterStats::default(),
+                stats: Arc::default(),
                 usage: Usage::default(),
             })
         });

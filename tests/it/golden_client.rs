@@ -100,6 +100,9 @@ impl Replay {
             self.resolve(&host);
         }
         if kind == ResourceType::Route {
+            // The moment that a table waits for clusters that it may have overtaken.
+            let later = std::time::Instant::now() + std::time::Duration::from_millis(200);
+            self.store.lock().poll(later);
             self.check_tables(file, is_bad);
         }
         if file == "1-19-cds.bin" {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Buckets, Kind, Value};
 use crate::model::{Cluster, ClusterSlot};
 use crate::plane::Plane;
-use crate::stats::{ClusterShard, Counter, Gauge, Histogram, ResponseGroup};
+use crate::stats::{ClusterShard, ConnectionTimes, Counter, Gauge, Histogram, ResponseGroup};
 
 /// Counters and gauges that dashboards divide and sum: an idle cluster prints
 /// them as zeros, and its `membership_*`. What else it would print (Envoy
@@ -21,15 +21,20 @@ const ALWAYS: [&str; 6] = [
     "upstream_rq_total",
 ];
 
-type Group = fn(&ClusterShard) -> &ResponseGroup;
+/// The parts of a shard that a group of answers is the sum of.
+type Group = fn(&ClusterShard) -> [Option<&ResponseGroup>; 2];
 
 /// Groups of answers, with the prefix of their names.
 const GROUPS: [(&str, Group); 4] = [
-    ("", |s| &s.all),
-    ("external.", |s| &s.external),
-    ("internal.", |s| &s.internal),
-    ("retry.", |s| &s.retry),
+    ("", |s| [Some(&s.external), s.internal.get()]),
+    ("external.", |s| [Some(&s.external), None]),
+    ("internal.", |s| [s.internal.get(), None]),
+    ("retry.", |s| [s.retry.get(), None]),
 ];
+
+/// All answers, and those that were retried.
+pub(in crate::admin) const ALL: Group = GROUPS[0].1;
+pub(in crate::admin) const RETRIED: Group = GROUPS[3].1;
 
 /// One family of cluster statistics.
 pub(in crate::admin) struct Family {
@@ -42,7 +47,7 @@ pub(in crate::admin) struct Family {
 enum Read {
     Counter(fn(&ClusterShard) -> &Counter, bool),
     Gauge(fn(&ClusterShard) -> &Gauge, bool),
-    Histogram(fn(&ClusterShard) -> &Histogram),
+    Histogram(fn(&ConnectionTimes) -> &Histogram),
     Derived(fn(&View) -> u64, bool),
     /// `upstream_rq_completed`
     Completed(Group),
@@ -73,16 +78,30 @@ impl View {
 
     /// A counter added up.
     pub(in crate::admin) fn count(&self, cell: impl Fn(&ClusterShard) -> &Counter) -> u64 {
-        self.slot.stats.shards().iter().map(|s| cell(s).value()).fold(0, u64::wrapping_add)
+        self.slot.stats.shards().map(|s| cell(s).value()).fold(0, u64::wrapping_add)
     }
 
     /// A gauge added up.
     pub(in crate::admin) fn gauge(&self, cell: impl Fn(&ClusterShard) -> &Gauge) -> u64 {
-        self.slot.stats.shards().iter().map(|s| cell(s).value()).fold(0, u64::wrapping_add)
+        self.slot.stats.shards().map(|s| cell(s).value()).fold(0, u64::wrapping_add)
     }
 
-    fn histogram(&self, cell: impl Fn(&ClusterShard) -> &Histogram) -> Value {
-        Value::Histogram(Box::new(Buckets::of(self.slot.stats.shards().iter().map(cell))))
+    /// A counter of a group added up.
+    pub(in crate::admin) fn count_group(
+        &self,
+        group: Group,
+        cell: impl Fn(&ResponseGroup) -> &Counter,
+    ) -> u64 {
+        self.groups(group).map(|g| cell(g).value()).fold(0, u64::wrapping_add)
+    }
+
+    fn groups(&self, group: Group) -> impl Iterator<Item = &ResponseGroup> {
+        self.slot.stats.shards().flat_map(move |s| group(s).into_iter().flatten())
+    }
+
+    fn times(&self, cell: fn(&ConnectionTimes) -> &Histogram) -> Value {
+        let times = self.slot.stats.shards().filter_map(|s| s.connections.get());
+        Value::Histogram(Box::new(Buckets::of(times.map(cell))))
     }
 
     fn hosts(&self) -> u64 {
@@ -110,7 +129,7 @@ impl Family {
         for (name, cell) in ClusterShard::GAUGES {
             add((*name).to_owned(), Kind::Gauge, Read::Gauge(*cell, ALWAYS.contains(name)));
         }
-        for (name, cell) in ClusterShard::HISTOGRAMS {
+        for (name, cell) in ConnectionTimes::HISTOGRAMS {
             add((*name).to_owned(), Kind::Histogram, Read::Histogram(*cell));
         }
         for (prefix, group) in GROUPS {
@@ -130,7 +149,7 @@ impl Family {
 
     /// Calls `visit` with the statistics of this family that the cluster has.
     pub(in crate::admin) fn read(&self, view: &View, visit: &mut dyn FnMut(Sample<'_>)) {
-        let idle = view.slot.stats.shards().is_empty();
+        let idle = view.slot.stats.is_idle();
         let mut plain = |value| visit(Sample { name: &self.key, label: None, value });
         match self.read {
             Read::Counter(_, false) | Read::Gauge(_, false) | Read::Derived(_, false) if idle => {}
@@ -138,15 +157,16 @@ impl Family {
             Read::Gauge(cell, _) => plain(Value::Number(view.gauge(cell))),
             Read::Derived(read, _) => plain(Value::Number(read(view))),
             _ if idle => {}
-            Read::Histogram(cell) => plain(view.histogram(cell)),
+            Read::Histogram(cell) => plain(view.times(cell)),
             Read::Time(group) => {
-                let value = view.histogram(|s| &group(s).upstream_rq_time);
+                let times = view.groups(group).map(|g| &g.upstream_rq_time);
+                let value = Value::Histogram(Box::new(Buckets::of(times)));
                 if value.is_used() {
                     plain(value);
                 }
             }
             Read::Completed(group) => {
-                let n = view.count(|s| &group(s).upstream_rq_completed);
+                let n = view.count_group(group, |g| &g.upstream_rq_completed);
                 if n != 0 {
                     plain(Value::Number(n));
                 }
@@ -160,7 +180,7 @@ impl Family {
     fn read_classes(&self, view: &View, group: Group, visit: &mut dyn FnMut(Sample<'_>)) {
         let prefix = self.key.trim_end_matches("xx");
         for (class, cell) in CLASSES {
-            let n = view.count(|s| cell(group(s)));
+            let n = view.count_group(group, cell);
             if n != 0 {
                 let name = format!("{prefix}{class}xx");
                 let label = Some(("envoy_response_code_class", class));
@@ -171,8 +191,8 @@ impl Family {
 
     fn read_codes(&self, view: &View, group: Group, visit: &mut dyn FnMut(Sample<'_>)) {
         let mut codes = std::collections::BTreeMap::<u16, u64>::new();
-        for shard in view.slot.stats.shards() {
-            group(shard).upstream_rq.each(&mut |code, n| *codes.entry(code).or_default() += n);
+        for answers in view.groups(group) {
+            answers.upstream_rq.each(&mut |code, n| *codes.entry(code).or_default() += n);
         }
         for (code, n) in codes.into_iter().filter(|(_, n)| *n != 0) {
             let mut digits = itoa::Buffer::new();

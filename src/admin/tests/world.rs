@@ -70,7 +70,6 @@ impl World {
         shard.upstream_cx_active.set(2);
         for _ in 0..3 {
             shard.upstream_rq_total.inc();
-            shard.all.record(200, Some(Duration::from_millis(2)));
             shard.external.record(200, Some(Duration::from_millis(2)));
             http.downstream_rq_total.inc();
             http.downstream_rq_time.record_ms(2);

@@ -30,6 +30,15 @@ const ROUTES: u64 = 3;
 #[derive(Debug, Default)]
 pub struct RouteCache {
     routes: HashMap<u128, Arc<Route>>,
+    compiled: Vec<Arc<Route>>,
+}
+
+impl RouteCache {
+    /// The routes that were not in the table before and had to be compiled.
+    /// Asked once: the cache forgets them.
+    pub fn take_compiled(&mut self) -> Vec<Arc<Route>> {
+        std::mem::take(&mut self.compiled)
+    }
 }
 
 /// What compiling a table needs besides the table.
@@ -97,7 +106,7 @@ struct Compiler<'a> {
 impl Compiler<'_> {
     fn virtual_host(
         &mut self,
-        message: &Bytes,
+        message: &[u8],
         session: &mut Session<'_>,
     ) -> Result<VirtualHost, Invalid> {
         let parts = split(message, ROUTES)?;
@@ -138,18 +147,20 @@ impl Compiler<'_> {
 
     fn route(
         &mut self,
-        bytes: &Bytes,
+        bytes: &[u8],
         seed: u64,
         session: &Session<'_>,
     ) -> Result<Arc<Route>, Invalid> {
         let fingerprint = xxh3_128_with_seed(bytes, seed);
-        let held = self.next.routes.get(&fingerprint);
-        let held = held.or_else(|| self.previous.routes.get(&fingerprint));
+        let held = self.previous.routes.get(&fingerprint);
+        let held = held.or_else(|| self.next.routes.get(&fingerprint));
         let route = match held {
             Some(route) => Arc::clone(route),
             None => {
-                let message = pb::Route::decode(&**bytes).map_err(malformed)?;
-                Arc::new(super::route::route(&message, session)?)
+                let message = pb::Route::decode(bytes).map_err(malformed)?;
+                let route = Arc::new(super::route::route(&message, session)?);
+                self.next.compiled.push(Arc::clone(&route));
+                route
             }
         };
         self.next.routes.insert(fingerprint, Arc::clone(&route));

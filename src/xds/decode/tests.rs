@@ -503,7 +503,7 @@ mod bytes_from_a_peer {
         let bytes = Bytes::from(whole.encode_to_vec());
         let split = walk::split(&bytes, 2).unwrap();
         let hosts: Vec<_> =
-            split.parts.iter().map(|p| rt::VirtualHost::decode(&**p).unwrap()).collect();
+            split.parts.iter().map(|p| rt::VirtualHost::decode(*p).unwrap()).collect();
         assert_eq!(hosts, whole.virtual_hosts);
         assert_eq!(rt::RouteConfiguration::decode(&*split.rest).unwrap().name, "t");
         assert_eq!(first_string(&bytes, 1), Some("t"));

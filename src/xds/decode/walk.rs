@@ -1,26 +1,24 @@
 //! A walk over the raw bytes of a protobuf message, to take one repeated field
 //! apart without decoding it (protobuf encoding guide, "message structure").
 
-use bytes::Bytes;
-
 use super::Invalid;
 
 /// One repeated sub-message field, and everything else.
 #[derive(Debug, Default)]
-pub(super) struct Split {
-    /// The values of the field, in order; slices of the message.
-    pub(super) parts: Vec<Bytes>,
+pub(super) struct Split<'a> {
+    /// The values of the field, in order.
+    pub(super) parts: Vec<&'a [u8]>,
     /// The other fields, to be decoded as usual.
     pub(super) rest: Vec<u8>,
 }
 
 /// Takes the length-delimited field with this number out of `message`.
-pub(super) fn split(message: &Bytes, number: u64) -> Result<Split, Invalid> {
+pub(super) fn split(message: &[u8], number: u64) -> Result<Split<'_>, Invalid> {
     let mut out = Split::default();
     let mut at = 0;
     while let Some(field) = next(message, at)? {
         match field.value {
-            Some((from, to)) if field.number == number => out.parts.push(message.slice(from..to)),
+            Some((from, to)) if field.number == number => out.parts.push(&message[from..to]),
             _ => out.rest.extend_from_slice(&message[at..field.end]),
         }
         at = field.end;

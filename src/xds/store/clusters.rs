@@ -43,11 +43,20 @@ impl ClusterStates {
         !self.leaving.is_empty()
     }
 
-    /// Slots that a table has to wait for: warming, and without an old version
-    /// that could serve meanwhile.
-    pub(super) fn not_routable(&self) -> HashSet<*const ClusterSlot> {
+    /// True if some cluster is warming for the first time.
+    pub(super) fn is_any_new(&self) -> bool {
+        self.new_count() > 0
+    }
+
+    /// True if the slot's cluster is known and not there yet.
+    pub(super) fn is_warming(&self, slot: &ClusterSlot) -> bool {
+        self.warming.contains(&slot.name)
+    }
+
+    /// Clusters that are warming and have no old version that serves meanwhile.
+    fn new_count(&self) -> usize {
         let states = self.warming.iter().filter_map(|name| self.by_name.get(name));
-        states.filter(|s| s.active.is_none()).map(|s| Arc::as_ptr(&s.slot)).collect()
+        states.filter(|s| s.active.is_none()).count()
     }
 }
 
@@ -158,7 +167,7 @@ impl Store {
     fn count_clusters(&self) {
         let stats = &self.plane.stats.control;
         let warming = self.clusters.warming.len();
-        let first_time = self.clusters.not_routable().len();
+        let first_time = self.clusters.new_count();
         let active = self.clusters.by_name.len() - first_time;
         stats.active_clusters.set(u64::try_from(active).unwrap_or(u64::MAX));
         stats.warming_clusters.set(u64::try_from(warming).unwrap_or(u64::MAX));

@@ -7,8 +7,8 @@
 //! * **Make before break**: a new cluster is routable once its host names were
 //!   looked up (with success or not); a changed one serves in its old version
 //!   until then. A table that names a cluster which is still warming waits for
-//!   it, at most [`StoreOptions::route_wait`]; a cluster that is not known at
-//!   all holds nothing up.
+//!   it, at most [`StoreOptions::route_wait`]; one whose new routes name a
+//!   cluster that nobody has told of waits a moment, in case it overtook it.
 //! * **A removed cluster serves on** while a table names it, at most
 //!   [`StoreOptions::removed_cluster_grace`].
 //! * The last good configuration serves for ever; removals of tables and
@@ -308,6 +308,7 @@ impl Store {
             self.clusters_warm = true;
         }
         self.changed |= self.tables.release(&self.clusters, now);
+        self.changed |= self.tables.open_refused();
         self.changed |= self.listeners.promote(&self.tables, &self.plane.stats.control);
         self.forget_tables();
         let failed = if self.changed { self.publish_snapshot() } else { Vec::new() };
@@ -325,7 +326,7 @@ impl Store {
     fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let leaving = self.clusters.is_any_leaving().then(|| now + LEAVING_CHECK);
         let save = self.save_at.filter(|_| self.save.is_some());
-        [leaving, save, self.tables.next_deadline()].into_iter().flatten().min()
+        [leaving, save, self.tables.next_deadline(&self.clusters)].into_iter().flatten().min()
     }
 
     /// Publishes listeners with their tables; a listener that cannot open its

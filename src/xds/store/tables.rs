@@ -2,16 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
-
-use hashbrown::HashSet;
+use std::time::{Duration, Instant};
 
 use super::Store;
 use super::clusters::ClusterStates;
 use crate::logic::ads::ResourceType;
-use crate::model::{Action, ClusterSlot, RouteTable};
+use crate::model::{Action, ClusterSlot, Route, RouteTable};
 use crate::xds::decode::{self, RouteCache, RouteContext};
 use crate::xds::update::Resource;
+
+/// How long a table waits whose new routes name clusters that nobody has told
+/// of. The scheduler sends clusters first, but each type has its own flow
+/// control: a table may overtake its clusters by one answer.
+const UNKNOWN_WAIT: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Default)]
 struct TableState {
@@ -19,9 +22,32 @@ struct TableState {
     cache: RouteCache,
     /// In force.
     active: Option<Arc<RouteTable>>,
-    /// Accepted, waits for clusters until the deadline. A newer table replaces
-    /// it and inherits the deadline.
-    waiting: Option<(Arc<RouteTable>, Instant)>,
+    waiting: Option<Waiting>,
+    /// The last table of this name was refused.
+    refused: bool,
+}
+
+/// An accepted table that waits for clusters.
+#[derive(Debug)]
+struct Waiting {
+    table: Arc<RouteTable>,
+    /// Clusters without which requests would fail that succeed now.
+    missing: Vec<Arc<ClusterSlot>>,
+    /// Until when it waits for clusters that are warming. A newer table that
+    /// replaces this one inherits it.
+    until: Instant,
+    /// Until when it waits for clusters that nobody has told of.
+    until_known: Instant,
+}
+
+impl Waiting {
+    /// When it is published at the latest; none: now.
+    fn deadline(&self, clusters: &ClusterStates) -> Option<Instant> {
+        let missing = self.missing.iter().filter(|slot| !slot.is_routable());
+        missing
+            .map(|slot| if clusters.is_warming(slot) { self.until } else { self.until_known })
+            .max()
+    }
 }
 
 /// Route tables by name.
@@ -39,23 +65,41 @@ impl Tables {
         self.by_name.values().filter(|t| t.waiting.is_some()).count()
     }
 
-    pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.by_name.values().filter_map(|t| Some(t.waiting.as_ref()?.1)).min()
+    pub(super) fn next_deadline(&self, clusters: &ClusterStates) -> Option<Instant> {
+        self.by_name.values().filter_map(|t| t.waiting.as_ref()?.deadline(clusters)).min()
+    }
+
+    /// A table that was refused and has no predecessor must not hold up the
+    /// others: its listener opens with no routes, as in Envoy (a mirror of 0 %
+    /// makes `listener_1` such a table). But only while another table has
+    /// routes: a proxy that would answer 404 to everything had better not be
+    /// ready. True if there was one.
+    pub(super) fn open_refused(&mut self) -> bool {
+        let serving =
+            self.by_name.values().any(|t| t.active.as_ref().is_some_and(|a| !a.is_empty()));
+        let mut opened = false;
+        for (name, state) in &mut self.by_name {
+            if serving && state.refused && state.active.is_none() && state.waiting.is_none() {
+                tracing::error!(table = name, "refused, and there is no earlier one: no routes");
+                let empty = RouteTable { name: name.clone(), ..RouteTable::default() };
+                state.active = Some(Arc::new(empty));
+                opened = true;
+            }
+        }
+        opened
     }
 
     /// Puts tables into force whose clusters are there or whose deadline has
     /// passed; true if there were any.
     pub(super) fn release(&mut self, clusters: &ClusterStates, now: Instant) -> bool {
         let mut changed = false;
-        let mut missing = None;
         for state in self.by_name.values_mut() {
-            let Some((table, deadline)) = &state.waiting else { continue };
-            let missing = missing.get_or_insert_with(|| clusters.not_routable());
-            if now < *deadline && names_any(table, missing) {
+            let deadline = state.waiting.as_ref().and_then(|w| w.deadline(clusters));
+            if deadline.is_some_and(|at| now < at) {
                 continue;
             }
-            if let Some((table, _)) = state.waiting.take() {
-                state.active = Some(table);
+            if let Some(waiting) = state.waiting.take() {
+                state.active = Some(waiting.table);
                 changed = true;
             }
         }
@@ -65,20 +109,38 @@ impl Tables {
 
 impl Store {
     pub(super) fn take_table(&mut self, resource: Resource, now: Instant) -> Result<(), String> {
+        let name = resource.name.clone();
+        let taken = self.compile_table(resource, now);
+        self.tables.by_name.entry(name).or_default().refused = taken.is_err();
+        taken
+    }
+
+    fn compile_table(&mut self, resource: Resource, now: Instant) -> Result<(), String> {
         if !self.is_held(ResourceType::Route, &resource) {
             let state = self.tables.by_name.entry(resource.name.clone()).or_default();
             let cx = RouteContext { clusters: &self.plane.clusters, rewrite: self.options.rewrite };
             let decoded = decode::table(&resource.value, &cx, &state.cache);
-            let (table, cache) = decoded.map_err(|e| e.to_string())?;
+            let (table, mut cache) = decoded.map_err(|e| e.to_string())?;
             if table.name != resource.name {
                 return Err(format!("the message's name is '{}' [name]", table.name));
             }
+            // Routes that were in force already do not get worse by a cluster
+            // that nobody has told of; only new ones wait for such.
+            let mut missing = not_routable(&cache.take_compiled());
+            let replaced = state.waiting.take();
+            if replaced.is_some() || self.clusters.is_any_new() {
+                let held = replaced.as_ref().map_or(&[][..], |w| &*w.missing);
+                let is_held = |slot: &Arc<ClusterSlot>| held.iter().any(|h| Arc::ptr_eq(h, slot));
+                let all = table.virtual_hosts.iter().flat_map(|v| not_routable(&v.routes));
+                missing.extend(all.filter(|s| self.clusters.is_warming(s) || is_held(s)));
+            }
+            let replaced = replaced.as_ref();
+            let until = replaced.map_or(now + self.options.route_wait, |w| w.until);
+            // Before the first table there is nothing to keep in force.
+            let moment = if state.active.is_some() { UNKNOWN_WAIT } else { Duration::ZERO };
+            let until_known = replaced.map_or(now + moment, |w| w.until_known).min(until);
             state.cache = cache;
-            let deadline = match &state.waiting {
-                Some((_, deadline)) => *deadline,
-                None => now + self.options.route_wait,
-            };
-            state.waiting = Some((Arc::new(table), deadline));
+            state.waiting = Some(Waiting { table: Arc::new(table), missing, until, until_known });
         }
         self.keep_raw(ResourceType::Route, resource);
         Ok(())
@@ -95,16 +157,12 @@ impl Store {
     }
 }
 
-fn names_any(table: &RouteTable, slots: &HashSet<*const ClusterSlot>) -> bool {
-    if slots.is_empty() {
-        return false;
-    }
-    let routes = table.virtual_hosts.iter().flat_map(|v| &v.routes);
-    routes.into_iter().any(|route| match &route.action {
-        Action::Forward(forward) => {
-            forward.targets.iter().any(|t| slots.contains(&Arc::as_ptr(&t.cluster)))
-                || forward.mirrors.iter().any(|m| slots.contains(&Arc::as_ptr(&m.cluster)))
-        }
-        Action::Direct(_) => false,
-    })
+/// Slots without a cluster to which these routes would send requests.
+fn not_routable(routes: &[Arc<Route>]) -> Vec<Arc<ClusterSlot>> {
+    let targets = routes.iter().flat_map(|route| match &route.action {
+        Action::Forward(forward) => &*forward.targets,
+        Action::Direct(_) => &[],
+    });
+    let chosen = targets.filter(|t| t.weight > 0 && !t.cluster.is_routable());
+    chosen.map(|t| Arc::clone(&t.cluster)).collect()
 }

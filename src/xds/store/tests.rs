@@ -240,15 +240,44 @@ fn nothing_is_served_before_clusters_listeners_and_tables_are_there() {
 }
 
 #[test]
-fn a_table_waits_for_clusters_that_came_with_it_and_not_for_unknown_ones() {
+fn a_table_waits_for_clusters_that_came_with_it() {
     let mut bench = Bench::live(StoreOptions::default());
     bench.clusters(vec![cluster("b", &["pod-b"])]);
-    bench.routes(vec![table("t", &[("b", 1), ("never", 1)])]);
+    bench.routes(vec![table("t", &[("b", 1)])]);
     assert_eq!(bench.targets(), ["a"]);
     resolve(&bench, "pod-b");
     bench.after(Duration::from_millis(5));
-    assert_eq!(bench.targets(), ["b", "never"]);
+    assert_eq!(bench.targets(), ["b"]);
     assert!(bench.is_routable("b"));
+}
+
+#[test]
+fn an_unknown_cluster_holds_a_table_up_for_a_moment_and_once() {
+    let mut bench = Bench::live(StoreOptions::default());
+    let outcome = bench.routes(vec![table("t", &[("a", 1), ("never", 1)])]);
+    assert_eq!((outcome.rejected.len(), outcome.warming), (0, 1));
+    assert_eq!(bench.targets(), ["a"]);
+    bench.after(Duration::from_millis(100));
+    assert_eq!(bench.targets(), ["a", "never"]);
+    bench.routes(vec![table("t", &[("never", 1), ("a", 1)])]);
+    assert_eq!(bench.targets(), ["never", "a"]);
+}
+
+#[test]
+fn a_table_that_overtook_its_clusters_is_published_with_them() {
+    let mut bench = Bench::live(StoreOptions::default());
+    bench.routes(vec![table("t", &[("b", 1)])]);
+    assert_eq!(bench.targets(), ["a"]);
+    bench.clusters(vec![cluster("b", &["10.0.0.2"])]);
+    assert_eq!(bench.targets(), ["b"]);
+    // Also if they take their time to get warm.
+    bench.routes(vec![table("t", &[("c", 1)])]);
+    bench.clusters(vec![cluster("c", &["pod-c"])]);
+    bench.after(Duration::from_secs(4));
+    assert_eq!(bench.targets(), ["b"]);
+    resolve(&bench, "pod-c");
+    bench.after(Duration::ZERO);
+    assert_eq!(bench.targets(), ["c"]);
 }
 
 #[test]
@@ -273,8 +302,8 @@ fn a_changed_cluster_serves_in_its_old_version_until_the_new_one_is_warm() {
     let held = bench.plane.clusters.slot("a").load().unwrap();
     assert!(Arc::ptr_eq(&old, &held));
     // Nor does a table wait for it.
-    bench.routes(vec![table("t", &[("a", 1), ("x", 1)])]);
-    assert_eq!(bench.targets(), ["a", "x"]);
+    bench.routes(vec![table("t", &[("a", 1), ("a", 2)])]);
+    assert_eq!(bench.targets(), ["a", "a"]);
     resolve(&bench, "pod-a");
     bench.after(Duration::ZERO);
     assert!(!Arc::ptr_eq(&old, &bench.plane.clusters.slot("a").load().unwrap()));
@@ -364,6 +393,34 @@ fn a_table_of_zero_weight_is_refused_in_envoys_words() {
     assert!(error.contains("virtual_hosts[0].routes[0].route.weighted_clusters"), "{error}");
     assert!(error.contains("(t)"), "{error}");
     assert_eq!(bench.targets(), ["a"]);
+}
+
+#[test]
+fn a_refused_mirror_table_does_not_hold_up_a_fresh_proxy() {
+    let mut bench = Bench::new(StoreOptions::default());
+    bench.clusters(vec![cluster("a", &["10.0.0.1"])]);
+    bench.listeners(vec![listener("l", 9000, "t"), listener("mirrors", 9001, "m")]);
+    bench.routes(vec![table("m", &[("a", 0)])]);
+    // Nothing has routes yet: a proxy that answers 404 to everything is not ready.
+    assert_eq!(bench.plane.state(), ServerState::Initializing);
+    bench.routes(vec![table("t", &[("a", 1)])]);
+    assert_eq!(bench.plane.state(), ServerState::Live);
+    let snapshot = bench.plane.snapshot.load();
+    assert!(snapshot.listener("mirrors").unwrap().routes.is_empty());
+    drop(snapshot);
+    bench.routes(vec![table("m", &[("a", 5)])]);
+    let snapshot = bench.plane.snapshot.load();
+    assert!(!snapshot.listener("mirrors").unwrap().routes.is_empty());
+}
+
+#[test]
+fn a_refused_first_table_alone_leaves_the_proxy_not_ready() {
+    let mut bench = Bench::new(StoreOptions::default());
+    bench.clusters(vec![cluster("a", &["10.0.0.1"])]);
+    bench.listeners(vec![listener("l", 9000, "t")]);
+    bench.routes(vec![table("t", &[("a", 0)])]);
+    assert_eq!(bench.plane.state(), ServerState::Initializing);
+    assert!(bench.plane.snapshot.load().listeners.is_empty());
 }
 
 #[test]
