@@ -70,6 +70,7 @@ pub(crate) async fn handle<D: Downstream>(
     shard.downstream_rq_active.inc();
     idle.restart(listener.config.stream_idle_timeout);
     let mut answer = worker.take_answer();
+    let record = Record::new(received.http2);
     let mut stream = Stream {
         connection,
         listener,
@@ -79,7 +80,7 @@ pub(crate) async fn handle<D: Downstream>(
         body: RequestBody::new(received.complete),
         received,
         idle,
-        record: Record::new(),
+        record,
     };
     if listener.config.tap.is_some() {
         stream.body.tap = Some(worker.take_tap());
@@ -553,7 +554,6 @@ impl<D: Downstream> Stream<'_, D> {
             request: self.head,
             response: self.answer,
             trailers: self.body.answer_trailers.as_ref(),
-            http2: self.received.http2,
         };
         self.record.log(self.connection, self.listener, ends);
     }

@@ -9,6 +9,7 @@ mod cases;
 mod client;
 mod oracle;
 mod probe;
+mod random;
 mod report;
 mod upstream;
 
@@ -24,6 +25,8 @@ use report::{Outcome, Report};
 
 /// Cases that run at the same time.
 const PARALLEL: usize = 6;
+/// Random cases of a normal run.
+const RANDOM: usize = 1000;
 
 const USAGE: &str = "\
 usage: tests/conformance/run [OPTIONS] [CASE...]
@@ -31,6 +34,8 @@ usage: tests/conformance/run [OPTIONS] [CASE...]
   --report        write docs/conformance.md
   --verbose       show the transcripts of what ran
   --list          name the cases and end
+  --random N      random cases (default: 1000, none if CASE is given)
+  --seed N        of the random cases (default: 1)
 ";
 
 struct Options {
@@ -38,12 +43,28 @@ struct Options {
     report: bool,
     verbose: bool,
     list: bool,
+    random: Option<usize>,
+    seed: u64,
 }
 
 fn options() -> Result<Options, String> {
-    let mut options = Options { only: Vec::new(), report: false, verbose: false, list: false };
-    for argument in std::env::args().skip(1) {
+    let mut options = Options {
+        only: Vec::new(),
+        report: false,
+        verbose: false,
+        list: false,
+        random: None,
+        seed: 1,
+    };
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        let mut number = || {
+            let value = arguments.next().and_then(|value| value.parse::<u64>().ok());
+            value.ok_or_else(|| format!("{argument}: a number is missing\n{USAGE}"))
+        };
         match argument.as_str() {
+            "--random" => options.random = Some(number()? as usize),
+            "--seed" => options.seed = number()?,
             "--report" => options.report = true,
             "--verbose" => options.verbose = true,
             "--list" => options.list = true,
@@ -84,7 +105,9 @@ fn conform(options: &Options) -> std::io::Result<bool> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/conformance/run");
     let (envoy, radiant) = start(&dir)?;
     let outcomes = run_all(&cases, &envoy, &radiant);
-    let mut report = Report::new(outcomes, began.elapsed(), options.only.is_empty())?;
+    let random = options.random.unwrap_or(if options.only.is_empty() { RANDOM } else { 0 });
+    let random = (random > 0).then(|| random::run(&envoy, &radiant, options.seed, random));
+    let mut report = Report::new(outcomes, random, began.elapsed(), options.only.is_empty())?;
     report.alive(&envoy, &radiant);
     report.print(options.verbose);
     if options.report {

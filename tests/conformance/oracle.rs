@@ -12,14 +12,21 @@ use std::time::{Duration, Instant};
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::listener::v3::{Listener, filter};
-use envoy_types::pb::envoy::config::route::v3::{Route, RouteConfiguration};
+use envoy_types::pb::envoy::config::core::v3::{DataSource, data_source};
+use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
+use envoy_types::pb::envoy::config::route::v3::{
+    DirectResponseAction, Route, RouteConfiguration, RouteMatch, route,
+};
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use envoy_types::util::pack_any;
 use prost::Message;
 use radiant::demo::DemoPorts;
+
 use radiant::demo::scheduler::cache::{CLUSTER, LISTENER, ROUTE};
 use radiant::demo::scheduler::{Push, Resource, Scheduler, SchedulerHandle, SchedulerOptions};
 use radiant::seldon::{self, ListenerOptions, MIRROR_TABLE, ROUTE_TABLE, route_table};
+
+use crate::client::Client;
 
 pub const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// The longest that a proxy may take to apply an update.
@@ -66,6 +73,8 @@ pub struct Side {
 /// What the tables hold, by owner (a case).
 #[derive(Default)]
 struct World {
+    /// Tables so far.
+    tables: u64,
     routes: BTreeMap<String, Vec<Route>>,
     mirrors: BTreeMap<String, Vec<Route>>,
 }
@@ -114,19 +123,45 @@ impl Side {
 
     /// Sets what `owner` has in the two tables, and waits until it is in use.
     pub fn push_routes(&self, owner: &str, routes: Vec<Route>, mirrors: Vec<Route>) {
-        let push = {
+        let number = {
             let mut world = self.world.lock().unwrap();
             world.routes.insert(owner.to_owned(), routes);
             world.mirrors.insert(owner.to_owned(), mirrors);
+            world.tables += 1;
             // Under the lock, so that the latest table is the last one pushed.
-            let push = Push::Routes(vec![
-                table(&route_table(ROUTE_TABLE, flat(&world.routes))),
+            let mut routes = marker(world.tables);
+            routes.extend(flat(&world.routes));
+            self.scheduler().push(Push::Routes(vec![
+                table(&route_table(ROUTE_TABLE, routes)),
                 table(&route_table(MIRROR_TABLE, flat(&world.mirrors))),
-            ]);
-            self.scheduler().push(push);
-            ROUTE
+            ]));
+            world.tables
         };
-        self.settle(push);
+        self.settle("a table");
+        self.wait_served(number);
+    }
+
+    /// Waits until requests meet this table or a later one. Radiant answers for
+    /// a table that names an unknown cluster before it uses it.
+    fn wait_served(&self, number: u64) {
+        let deadline = Instant::now() + APPLY_LIMIT;
+        let mut client = Client::connect(self.ports.http);
+        while Instant::now() < deadline {
+            client.send("GET /conformance-table HTTP/1.1\r\nhost: conformance\r\n\r\n");
+            let reply = client.reply(false);
+            let served = reply.and_then(|r| String::from_utf8(r.body).ok()?.parse::<u64>().ok());
+            if served.is_some_and(|served| served >= number) || !self.refused(ROUTE).is_empty() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        panic!("{}: table {number} is not served", self.kind.name());
+    }
+
+    /// What the proxy refuses of a type as it stands.
+    pub fn refused(&self, type_url: &str) -> Vec<String> {
+        let all = self.scheduler().refused().into_iter();
+        all.filter(|refusal| refusal.starts_with(type_url)).collect()
     }
 
     /// Pushes anything and waits for the answer.
@@ -204,6 +239,26 @@ impl Drop for Side {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A route that tells the table's number.
+fn marker(number: u64) -> Vec<Route> {
+    let body = DataSource {
+        specifier: Some(data_source::Specifier::InlineString(number.to_string())),
+        ..Default::default()
+    };
+    vec![Route {
+        r#match: Some(RouteMatch {
+            path_specifier: Some(PathSpecifier::Path("/conformance-table".to_owned())),
+            ..Default::default()
+        }),
+        action: Some(route::Action::DirectResponse(DirectResponseAction {
+            status: 200,
+            body: Some(body),
+            ..Default::default()
+        })),
+        ..Default::default()
+    }]
 }
 
 fn flat(parts: &BTreeMap<String, Vec<Route>>) -> Vec<Route> {

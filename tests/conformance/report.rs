@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use crate::oracle::{Kind, Side, plain_http};
 use crate::probe::Transcript;
+use crate::random;
 
 const STATEMENTS: &str = include_str!("statements.tsv");
 const DEVIATIONS: &str = include_str!("deviations.yaml");
@@ -59,6 +60,7 @@ enum Verdict {
 
 pub struct Report {
     outcomes: Vec<Outcome>,
+    random: Option<random::Outcome>,
     deviations: Vec<Deviation>,
     took: Duration,
     whole: bool,
@@ -67,11 +69,16 @@ pub struct Report {
 
 impl Report {
     /// `whole`: all cases ran.
-    pub fn new(outcomes: Vec<Outcome>, took: Duration, whole: bool) -> io::Result<Self> {
+    pub fn new(
+        outcomes: Vec<Outcome>,
+        random: Option<random::Outcome>,
+        took: Duration,
+        whole: bool,
+    ) -> io::Result<Self> {
         let deviations: Option<Vec<Deviation>> = serde_yaml_ng::from_str(DEVIATIONS)
             .map_err(|e| io::Error::other(format!("deviations.yaml: {e}")))?;
         let deviations = deviations.unwrap_or_default();
-        let report = Self { outcomes, deviations, took, whole, dead: Vec::new() };
+        let report = Self { outcomes, random, deviations, took, whole, dead: Vec::new() };
         if whole {
             for deviation in &report.deviations {
                 if !report.outcomes.iter().any(|o| o.id == deviation.case) {
@@ -97,7 +104,9 @@ impl Report {
 
     pub fn is_good(&self) -> bool {
         let fine = |o| matches!(self.verdict(o), Verdict::Same | Verdict::Deviates);
-        self.dead.is_empty() && !self.outcomes.is_empty() && self.outcomes.iter().all(fine)
+        let random = self.random.as_ref().is_none_or(|r| r.differences.is_empty());
+        let ran = !self.outcomes.is_empty() || self.random.is_some();
+        self.dead.is_empty() && ran && random && self.outcomes.iter().all(fine)
     }
 
     fn deviation(&self, id: &str) -> Option<&Deviation> {
@@ -141,6 +150,12 @@ impl Report {
                     println!("    {line}");
                 }
             }
+        }
+        if let Some(random) = &self.random {
+            for difference in &random.differences {
+                println!("random, seed {}: {difference}", random.seed);
+            }
+            println!("{}", random_summary(random));
         }
         for dead in &self.dead {
             println!("{dead}");
@@ -192,6 +207,15 @@ impl Report {
             self.count(Verdict::Deviates),
             seen.len(),
         );
+        if let Some(random) = &self.random {
+            let _ = writeln!(
+                text,
+                "{} random requests against random route tables (seed {}): {} differ.\n",
+                random.cases,
+                random.seed,
+                random.differences.len(),
+            );
+        }
         for (kind, title) in [(DeviationKind::Choice, "Deviations by choice"), (DeviationKind::Bug, "Deviations to be mended")] {
             let _ = writeln!(text, "## {title}\n");
             let list: Vec<_> = self.deviations.iter().filter(|d| d.kind == kind).collect();
@@ -216,6 +240,17 @@ impl Report {
         }
         text
     }
+}
+
+fn random_summary(random: &random::Outcome) -> String {
+    format!(
+        "{} random cases (seed {}) in {:.0?}: {} different; statuses {:?}",
+        random.cases,
+        random.seed,
+        random.took,
+        random.differences.len(),
+        random.statuses,
+    )
 }
 
 struct Statement {
