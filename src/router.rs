@@ -70,6 +70,7 @@ pub(crate) async fn handle<D: Downstream>(
     shard.downstream_rq_active.inc();
     idle.restart(listener.config.stream_idle_timeout);
     let mut answer = worker.take_answer();
+    let record = Record::new(received.http2);
     let mut stream = Stream {
         connection,
         listener,
@@ -79,7 +80,7 @@ pub(crate) async fn handle<D: Downstream>(
         body: RequestBody::new(received.complete),
         received,
         idle,
-        record: Record::new(),
+        record,
     };
     if listener.config.tap.is_some() {
         stream.body.tap = Some(worker.take_tap());
@@ -143,10 +144,8 @@ impl<D: Downstream> Stream<'_, D> {
             return self.refuse(refusal).await;
         }
         edge::to_upstream(self.head);
-        if self.received.upgrade {
-            self.connection.shard().downstream_rq_ws_on_non_ws_route.inc();
-            let chosen = self.choose(listener);
-            return self.reply(LocalReply::upgrade_refused(), chosen).await;
+        if self.received.upgrade && let Some(chosen) = self.choose(listener) {
+            return self.refuse_upgrade(chosen).await;
         }
         if listener.config.header_filter
             && header_filter::apply(self.head) == header_filter::Outcome::ScriptError
@@ -159,6 +158,11 @@ impl<D: Downstream> Stream<'_, D> {
             self.record.flags.set(ResponseFlag::NoRoute);
             return self.no_route().await;
         };
+        if self.received.upgrade {
+            // Envoy has asked by now whether it may be upgraded, found no route
+            // and passes the upgrade on: nothing that a model server expects.
+            return self.refuse_upgrade(chosen).await;
+        }
         self.record.chose(chosen.route, chosen.target);
         match &chosen.route.action {
             Action::Direct(direct) => {
@@ -183,7 +187,15 @@ impl<D: Downstream> Stream<'_, D> {
     }
 
     async fn no_route(&mut self) -> Fate {
-        self.reply(LocalReply::no_route(), None).await
+        let mut reply = LocalReply::no_route();
+        // What follows a wish for an upgrade is no request.
+        reply.close |= self.received.upgrade;
+        self.reply(reply, None).await
+    }
+
+    async fn refuse_upgrade(&mut self, chosen: Chosen<'_>) -> Fate {
+        self.connection.shard().downstream_rq_ws_on_non_ws_route.inc();
+        self.reply(LocalReply::upgrade_refused(), Some(chosen)).await
     }
 
     /// Refuses a request that is not to be routed at all.
@@ -542,7 +554,6 @@ impl<D: Downstream> Stream<'_, D> {
             request: self.head,
             response: self.answer,
             trailers: self.body.answer_trailers.as_ref(),
-            http2: self.received.http2,
         };
         self.record.log(self.connection, self.listener, ends);
     }
