@@ -8,9 +8,7 @@ use std::time::Duration;
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::route::v3::{Route, route, route_action::ClusterSpecifier};
 use envoy_types::pb::google::protobuf;
-use radiant::seldon::{
-    Backend, ListenerOptions, Mesh, MeshResources, Model, ModelVersion,
-};
+use radiant::seldon::{Backend, ListenerOptions, Mesh, MeshResources, Model, ModelVersion};
 
 use crate::client::{Client, Reply};
 use crate::oracle::Side;
@@ -198,7 +196,12 @@ impl<'a> Probe<'a> {
     }
 
     /// Notes how counters and gauges differ from `before`, of those in `names`.
-    pub fn note_stats(&mut self, filter: &str, before: &BTreeMap<String, u64>, names: &[&str]) -> BTreeMap<String, i64> {
+    pub fn note_stats(
+        &mut self,
+        filter: &str,
+        before: &BTreeMap<String, u64>,
+        names: &[&str],
+    ) -> BTreeMap<String, i64> {
         let mut after = self.side.stats(filter);
         loop {
             std::thread::sleep(Duration::from_millis(60));
@@ -221,8 +224,7 @@ impl<'a> Probe<'a> {
 }
 
 pub fn announced(reply: &Reply) -> bool {
-    reply.header("connection").is_some_and(|v| v.eq_ignore_ascii_case("close"))
-        || reply.cut
+    reply.header("connection").is_some_and(|v| v.eq_ignore_ascii_case("close")) || reply.cut
 }
 
 /// `[time] "request" code grpc flags received sent DURATION UPSTREAM ...`, times
