@@ -69,8 +69,6 @@ impl<'a> Retrying<'a> {
                 stats.upstream_rq_retry_backoff_exponential.inc();
                 if let Outcome::Response { status, .. } = outcome {
                     stats.retry.make().record(status, None);
-                } else {
-                    stats.retry.make().record(503, None);
                 }
                 Some(pause)
             }

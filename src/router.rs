@@ -152,6 +152,7 @@ impl<D: Downstream> Stream<'_, D> {
         {
             self.connection.shard().lua_errors.inc();
         }
+        self.connection.shard().rq_total.inc();
         let routable = edge::is_routable(self.head) && !self.head.path().is_empty();
         let Some(chosen) = self.choose(listener).filter(|_| routable) else {
             self.connection.shard().no_route.inc();
@@ -217,7 +218,6 @@ impl<D: Downstream> Stream<'_, D> {
             self.connection.shard().no_cluster.inc();
             return self.fail(UpstreamError::NoCluster, Some(chosen), false).await;
         };
-        self.connection.shard().rq_total.inc();
         if let Some(limit) = forward.idle_timeout {
             self.idle.restart(limit);
         }
@@ -225,7 +225,12 @@ impl<D: Downstream> Stream<'_, D> {
         self.body.keep_for_retry(forward.retry.is_some());
         self.body.timeout = RouteTimeout::new(forward.timeout);
         self.mirror(forward);
-        self.attempts(chosen, forward, &cluster).await
+        let fate = self.attempts(chosen, forward, &cluster).await;
+        if self.body.abandoned {
+            let worker = &self.connection.worker;
+            target.cluster.stats.shard(worker.shard).retry_or_shadow_abandoned.inc();
+        }
+        fate
     }
 
     /// The request as the upstream is to see it.
@@ -546,6 +551,12 @@ impl<D: Downstream> Stream<'_, D> {
             shard.downstream_rq_time.record(self.record.started.elapsed());
             if !self.body.complete {
                 shard.downstream_rq_response_before_rq_complete.inc();
+                // The connection ends under the rest of the request.
+                if !self.received.http2
+                    && !self.record.flags.has(ResponseFlag::DownstreamConnectionTermination)
+                {
+                    shard.downstream_rq_rx_reset.inc();
+                }
             }
         }
         self.tap();

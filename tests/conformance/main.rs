@@ -7,6 +7,7 @@
 
 mod cases;
 mod client;
+mod http2;
 mod oracle;
 mod probe;
 mod random;

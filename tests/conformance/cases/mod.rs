@@ -1,8 +1,11 @@
 //! The cases, named after the statements that they are about.
 
+mod clusters;
 mod http1;
+mod http2;
 mod routing;
 mod stats;
+mod xds;
 
 use std::sync::Arc;
 
@@ -18,7 +21,15 @@ pub struct Case {
 }
 
 pub fn all() -> Vec<Case> {
-    [http1::cases(), routing::cases(), stats::cases()].into_iter().flatten().collect()
+    let all = [
+        clusters::cases(),
+        http1::cases(),
+        http2::cases(),
+        routing::cases(),
+        stats::cases(),
+        xds::cases(),
+    ];
+    all.into_iter().flatten().collect()
 }
 
 fn case(id: &str, run: impl Fn(&mut Probe<'_>) + Send + Sync + 'static) -> Case {
