@@ -136,7 +136,8 @@ impl Client {
     pub fn fate(&mut self, announced: bool) -> String {
         if announced {
             let (rest, end) = self.rest(CLOSE_LIMIT);
-            let rest = if rest.is_empty() { String::new() } else { format!(" after {}", show(&rest)) };
+            let rest =
+                if rest.is_empty() { String::new() } else { format!(" after {}", show(&rest)) };
             return match end {
                 Some(_) => format!("closed{rest}"),
                 None => format!("announced to close, open{rest}"),
@@ -144,7 +145,9 @@ impl Client {
         }
         self.send("GET /fate HTTP/1.1\r\nhost: fate\r\n\r\n");
         match self.reply_within(false, PROBE_LIMIT) {
-            Some(reply) if reply.status() == 404 && reply.header("connection").is_none() => "open".into(),
+            Some(reply) if reply.status() == 404 && reply.header("connection").is_none() => {
+                "open".into()
+            }
             Some(reply) => format!("odd second reply: {:?}", reply.lines()),
             None if self.ended.is_some() => "closed".into(),
             None => "silent".into(),
@@ -189,7 +192,9 @@ impl Client {
         match self.stream.read(&mut chunk) {
             Ok(0) => self.ended = Some(End::Fin),
             Ok(n) => self.buffer.extend_from_slice(&chunk[..n]),
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return false,
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                return false;
+            }
             Err(_) => self.ended = Some(End::Reset),
         }
         self.ended.is_none()

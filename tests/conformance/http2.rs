@@ -68,7 +68,13 @@ impl Reply {
 
 /// One request over a connection of its own. No body: END_STREAM with the
 /// headers.
-pub fn call(port: u16, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&[u8]>) -> Reply {
+pub fn call(
+    port: u16,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Option<&[u8]>,
+) -> Reply {
     let mut request = Request::builder().method(method).uri(format!("http://h.example{path}"));
     for (name, value) in headers {
         request = request.header(*name, *value);
@@ -85,12 +91,23 @@ pub fn call(port: u16, method: &str, path: &str, headers: &[(&str, &str)], body:
 }
 
 fn say(error: &h2::Error) -> String {
-    let kind = if error.is_reset() { "reset" } else if error.is_go_away() { "goaway" } else { "broken" };
+    let kind = if error.is_reset() {
+        "reset"
+    } else if error.is_go_away() {
+        "goaway"
+    } else {
+        "broken"
+    };
     format!("{kind} {:?}", error.reason())
 }
 
-async fn exchange(port: u16, request: Request<()>, body: Option<Bytes>) -> Result<Reply, h2::Error> {
-    let stream = tokio::net::TcpStream::connect((LOOPBACK, port)).await.expect("the listener is open");
+async fn exchange(
+    port: u16,
+    request: Request<()>,
+    body: Option<Bytes>,
+) -> Result<Reply, h2::Error> {
+    let stream =
+        tokio::net::TcpStream::connect((LOOPBACK, port)).await.expect("the listener is open");
     let (mut client, connection) = h2::client::handshake(stream).await?;
     let driver = tokio::spawn(async move {
         let _ = connection.await;
@@ -155,9 +172,8 @@ pub struct Upstream {
 
 impl Upstream {
     pub fn start(acts: Vec<Act>) -> Self {
-        let listener = runtime()
-            .block_on(tokio::net::TcpListener::bind((LOOPBACK, 0)))
-            .expect("a free port");
+        let listener =
+            runtime().block_on(tokio::net::TcpListener::bind((LOOPBACK, 0))).expect("a free port");
         let port = listener.local_addr().expect("bound").port();
         let received: Arc<Mutex<Vec<Received>>> = Arc::default();
         let task = runtime().spawn({

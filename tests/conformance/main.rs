@@ -91,7 +91,8 @@ fn main() -> ExitCode {
 /// True if nothing is unexplained.
 fn conform(options: &Options) -> std::io::Result<bool> {
     let wanted = |case: &Case| {
-        options.only.is_empty() || options.only.iter().any(|only| case.id.starts_with(only.as_str()))
+        options.only.is_empty()
+            || options.only.iter().any(|only| case.id.starts_with(only.as_str()))
     };
     let cases: Vec<Case> = cases::all().into_iter().filter(wanted).collect();
     if options.list {
@@ -135,7 +136,8 @@ fn run_all(cases: &[Case], envoy: &Side, radiant: &Side) -> Vec<Outcome> {
             scope.spawn(|| {
                 while envoy.is_alive()
                     && radiant.is_alive()
-                    && let Some(case) = together.get(next.fetch_add(1, Ordering::SeqCst)) {
+                    && let Some(case) = together.get(next.fetch_add(1, Ordering::SeqCst))
+                {
                     let outcome = run_one(case, envoy, radiant);
                     outcomes.lock().unwrap().push(outcome);
                 }

@@ -11,8 +11,8 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
-use envoy_types::pb::envoy::config::listener::v3::{Listener, filter};
 use envoy_types::pb::envoy::config::core::v3::{DataSource, data_source};
+use envoy_types::pb::envoy::config::listener::v3::{Listener, filter};
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
 use envoy_types::pb::envoy::config::route::v3::{
     DirectResponseAction, Route, RouteConfiguration, RouteMatch, route,
@@ -342,9 +342,9 @@ fn spawn(kind: Kind, ports: &DemoPorts, dir: &Path) -> io::Result<Child> {
         Kind::Radiant => command.args(["--removed-cluster-grace", "0s"]),
     };
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-    command.spawn().map_err(|e| {
-        io::Error::new(e.kind(), format!("{}: {e}", command.get_program().display()))
-    })
+    command
+        .spawn()
+        .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", command.get_program().display())))
 }
 
 /// A request over a connection of its own; the reply's head and decoded body.
@@ -352,7 +352,10 @@ pub fn plain_http(port: u16, method: &str, target: &str) -> io::Result<(String, 
     let mut stream = TcpStream::connect((LOOPBACK, port))?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     let length = if method == "GET" { "" } else { "content-length: 0\r\n" };
-    write!(stream, "{method} {target} HTTP/1.1\r\nhost: test\r\n{length}connection: close\r\n\r\n")?;
+    write!(
+        stream,
+        "{method} {target} HTTP/1.1\r\nhost: test\r\n{length}connection: close\r\n\r\n"
+    )?;
     let mut text = Vec::new();
     stream.read_to_end(&mut text)?;
     let text = String::from_utf8_lossy(&text).into_owned();

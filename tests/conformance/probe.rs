@@ -8,9 +8,7 @@ use std::time::Duration;
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::route::v3::{Route, route, route_action::ClusterSpecifier};
 use envoy_types::pb::google::protobuf;
-use radiant::seldon::{
-    Backend, ListenerOptions, Mesh, MeshResources, Model, ModelVersion,
-};
+use radiant::seldon::{Backend, ListenerOptions, Mesh, MeshResources, Model, ModelVersion};
 
 use crate::client::{Client, Reply};
 use crate::oracle::Side;
@@ -197,17 +195,28 @@ impl<'a> Probe<'a> {
         lines
     }
 
-    /// Notes how counters and gauges differ from `before`, of those in `names`.
-    pub fn note_stats(&mut self, filter: &str, before: &BTreeMap<String, u64>, names: &[&str]) -> BTreeMap<String, i64> {
-        let mut after = self.side.stats(filter);
+    /// Counters and gauges whose name contains `filter`, once they rest: a
+    /// request is counted after its reply.
+    pub fn stats(&self, filter: &str) -> BTreeMap<String, u64> {
+        let mut last = self.side.stats(filter);
         loop {
             std::thread::sleep(Duration::from_millis(60));
-            let again = self.side.stats(filter);
-            if again == after {
-                break;
+            let next = self.side.stats(filter);
+            if next == last {
+                return next;
             }
-            after = again;
+            last = next;
         }
+    }
+
+    /// Notes how counters and gauges differ from `before`, of those in `names`.
+    pub fn note_stats(
+        &mut self,
+        filter: &str,
+        before: &BTreeMap<String, u64>,
+        names: &[&str],
+    ) -> BTreeMap<String, i64> {
+        let after = self.stats(filter);
         let mut changes = BTreeMap::new();
         for name in names {
             let full = format!("{filter}{name}");
@@ -221,8 +230,7 @@ impl<'a> Probe<'a> {
 }
 
 pub fn announced(reply: &Reply) -> bool {
-    reply.header("connection").is_some_and(|v| v.eq_ignore_ascii_case("close"))
-        || reply.cut
+    reply.header("connection").is_some_and(|v| v.eq_ignore_ascii_case("close")) || reply.cut
 }
 
 /// `[time] "request" code grpc flags received sent DURATION UPSTREAM ...`, times

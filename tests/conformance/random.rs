@@ -40,8 +40,16 @@ const NAMES: [&str; 6] = ["seldon-model", "x-seldon-route", "x-a", "x-b", "accep
 const VALUES: [&str; 14] =
     ["a", "b", "ab", "A", "aB", "", "5", "7", "-3", "12x", ":a:", "a,b", "a b", "model1"];
 const PATHS: [&str; 10] = [
-    "/v2", "/v2/models/a/infer", "/v2/models/ab", "/v2/pipelines/a/infer", "/v2x", "/V2/models/a/x",
-    "/exact", "/exact?q=1", "/", "/inference.GRPCInferenceService/ModelInfer",
+    "/v2",
+    "/v2/models/a/infer",
+    "/v2/models/ab",
+    "/v2/pipelines/a/infer",
+    "/v2x",
+    "/V2/models/a/x",
+    "/exact",
+    "/exact?q=1",
+    "/",
+    "/inference.GRPCInferenceService/ModelInfer",
 ];
 const METHODS: [&str; 4] = ["GET", "POST", "DELETE", "HEAD"];
 
@@ -242,7 +250,8 @@ fn describe(route: &Route) -> String {
     let text = format!("{route:?}");
     let mut kept = Vec::new();
     for part in text.split(", ") {
-        let unset = [": None", ": []", ": \"\"", ": {}", ": false", ": Default", ": ServiceUnavailable"];
+        let unset =
+            [": None", ": []", ": \"\"", ": {}", ": false", ": Default", ": ServiceUnavailable"];
         if !unset.iter().any(|u| part.ends_with(u)) {
             kept.push(part);
         }
@@ -381,7 +390,8 @@ fn string(pattern: MatchPattern, ignore_case: bool) -> HeaderMatchSpecifier {
 
 /// One cluster, or a weighted list with a single entry that has any weight.
 fn cluster_specifier(rng: &mut SmallRng) -> ClusterSpecifier {
-    let name = |rng: &mut SmallRng| pick(rng, &["fuzz-a", "fuzz-b", "fuzz-c", "fuzz-a", "fuzz-none"]);
+    let name =
+        |rng: &mut SmallRng| pick(rng, &["fuzz-a", "fuzz-b", "fuzz-c", "fuzz-a", "fuzz-none"]);
     if rng.random_bool(0.3) {
         return ClusterSpecifier::Cluster(name(rng).to_owned());
     }
@@ -408,10 +418,32 @@ fn additions(rng: &mut SmallRng) -> Vec<HeaderValueOption> {
     (0..count)
         .map(|_| HeaderValueOption {
             header: Some(HeaderValue {
-                key: pick(rng, &["x-a", "x-b", "X-C", "seldon-model", "seldon-internal-model", "accept", "x-d"]).into(),
+                key: pick(
+                    rng,
+                    &[
+                        "x-a",
+                        "x-b",
+                        "X-C",
+                        "seldon-model",
+                        "seldon-internal-model",
+                        "accept",
+                        "x-d",
+                    ],
+                )
+                .into(),
                 value: pick(
                     rng,
-                    &["one", "two", "", "%%", "a %% b", "%REQ(x-a)%", "%PROTOCOL%", "x-%REQ(nothing)%-y", "%REQ(x-b?x-a)%"],
+                    &[
+                        "one",
+                        "two",
+                        "",
+                        "%%",
+                        "a %% b",
+                        "%REQ(x-a)%",
+                        "%PROTOCOL%",
+                        "x-%REQ(nothing)%-y",
+                        "%REQ(x-b?x-a)%",
+                    ],
                 )
                 .into(),
                 ..Default::default()
@@ -436,7 +468,10 @@ fn additions(rng: &mut SmallRng) -> Vec<HeaderValueOption> {
 fn removals(rng: &mut SmallRng) -> Vec<String> {
     let count = if rng.random_bool(0.7) { 0 } else { rng.random_range(1..=2) };
     (0..count)
-        .map(|_| pick(rng, &["x-a", "X-B", "seldon-internal-model", "accept", "x-none", "x-cluster"]).to_owned())
+        .map(|_| {
+            pick(rng, &["x-a", "X-B", "seldon-internal-model", "accept", "x-none", "x-cluster"])
+                .to_owned()
+        })
         .collect()
 }
 

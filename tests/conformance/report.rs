@@ -166,7 +166,8 @@ impl Report {
     fn summary(&self) -> String {
         let mut slowest: Vec<_> = self.outcomes.iter().map(|o| (o.took, o.id.as_str())).collect();
         slowest.sort_unstable();
-        let slowest = slowest.last().map_or(String::new(), |(took, id)| format!(", longest {id} {took:.1?}"));
+        let slowest =
+            slowest.last().map_or(String::new(), |(took, id)| format!(", longest {id} {took:.1?}"));
         format!(
             "{} cases in {:.0?}{slowest}: {} the same, {} known deviations, {} different, {} stale, {} broken",
             self.outcomes.len(),
@@ -216,7 +217,10 @@ impl Report {
                 random.differences.len(),
             );
         }
-        for (kind, title) in [(DeviationKind::Choice, "Deviations by choice"), (DeviationKind::Bug, "Deviations to be mended")] {
+        for (kind, title) in [
+            (DeviationKind::Choice, "Deviations by choice"),
+            (DeviationKind::Bug, "Deviations to be mended"),
+        ] {
             let _ = writeln!(text, "## {title}\n");
             let list: Vec<_> = self.deviations.iter().filter(|d| d.kind == kind).collect();
             if list.is_empty() {

@@ -109,7 +109,11 @@ fn overflow(p: &mut Probe<'_>) {
 }
 
 /// What happens while a request is under way.
-fn in_flight(id: &'static str, after: u16, change: impl Fn(&mut Probe<'_>, u16) + Send + Sync + 'static) -> Case {
+fn in_flight(
+    id: &'static str,
+    after: u16,
+    change: impl Fn(&mut Probe<'_>, u16) + Send + Sync + 'static,
+) -> Case {
     case(id, move |p| {
         let gate = Gate::default();
         let upstream = p.serve(gated(&gate));
@@ -129,7 +133,9 @@ fn changes() -> Vec<Case> {
     let clusters = |version: &ModelVersion| model_clusters(version).to_vec();
     vec![
         in_flight("C12", 503, move |p, _| p.side.push_clusters(&clusters(&version(&p.id, 1, &[])))),
-        in_flight("C13", 503, move |p, _| p.side.push_clusters(&clusters(&version(&p.id, 1, &[1])))),
+        in_flight("C13", 503, move |p, _| {
+            p.side.push_clusters(&clusters(&version(&p.id, 1, &[1])))
+        }),
         in_flight("C14", 503, |p, _| {
             let names = [format!("{}_1_http", p.id), format!("{}_1_grpc", p.id)];
             p.side.remove_clusters(&names);
@@ -197,7 +203,12 @@ fn filters() -> Vec<Case> {
         path("F22", 200, "/nowhere", "content-type: application/grpc\r\n"),
         path("F24", 404, "/nowhere", "content-type: application/grpc-web\r\n"),
         path("F24/upper", 404, "/nowhere", "content-type: APPLICATION/GRPC\r\n"),
-        path("F25", 200, "/v2/models/{m}/x?q", "x-envoy-original-path: /other\r\nx-forwarded-for: 1.2.3.4\r\nuser-agent: a \"b\" c\r\n"),
+        path(
+            "F25",
+            200,
+            "/v2/models/{m}/x?q",
+            "x-envoy-original-path: /other\r\nx-forwarded-for: 1.2.3.4\r\nuser-agent: a \"b\" c\r\n",
+        ),
         tapped("F12", 200, "Seldon-Logging: anything\r\n", "", "/v2/models/{m}/infer"),
         tapped("F14", 200, "", "Seldon-Logging: up\r\n", "/v2/models/{m}/infer"),
         tapped("F15", 404, "Seldon-Logging: a\r\n", "", "/nowhere"),
@@ -224,7 +235,13 @@ fn filters() -> Vec<Case> {
     ]
 }
 
-fn tapped(id: &'static str, code: u16, request: &'static str, reply: &'static str, path: &'static str) -> Case {
+fn tapped(
+    id: &'static str,
+    code: u16,
+    request: &'static str,
+    reply: &'static str,
+    path: &'static str,
+) -> Case {
     case(id, move |p| {
         let _upstream = p.serve(always(status(200, reply, "ok")));
         let answer = p.get(path, &format!("x-request-id: {{id}}\r\n{request}"));

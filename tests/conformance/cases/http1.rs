@@ -75,7 +75,10 @@ fn framing() -> Vec<Raw> {
     let chunked = "transfer-encoding: chunked\r\n";
     vec![
         get("L01/http1", ""),
-        get("L02", "connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n"),
+        get(
+            "L02",
+            "connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n",
+        ),
         line("L03/1.0", 426, "GET /v2/models/{m}/x HTTP/1.0"),
         line("L03/1.2", 426, "GET /v2/models/{m}/x HTTP/1.2"),
         line("L03/keep-alive", 426, "GET /v2/models/{m}/x HTTP/1.0\r\nconnection: keep-alive"),
@@ -93,7 +96,12 @@ fn framing() -> Vec<Raw> {
         line("L07/query", 400, "QUERY /v2/models/{m}/x HTTP/1.1"),
         line("L07/propfind", 200, "PROPFIND /v2/models/{m}/x HTTP/1.1"),
         post("L08", 400, "content-length: 2\r\ntransfer-encoding: chunked\r\n", "0\r\n\r\n"),
-        post("L08/reversed", 400, "transfer-encoding: chunked\r\ncontent-length: 2\r\n", "0\r\n\r\n"),
+        post(
+            "L08/reversed",
+            400,
+            "transfer-encoding: chunked\r\ncontent-length: 2\r\n",
+            "0\r\n\r\n",
+        ),
         post("L09/equal", 400, "content-length: 2\r\ncontent-length: 2\r\n", "{}"),
         post("L09/unequal", 400, "content-length: 2\r\ncontent-length: 3\r\n", "{} "),
         post("L09/list", 400, "content-length: 2, 2\r\n", "{}"),
@@ -129,17 +137,53 @@ fn heads() -> Vec<Raw> {
         get("L13/obs-text", "a: caf\u{e9}\r\n"),
         get("L14", "a: b\r\n  c\r\n\td\r\n"),
         get("L18/pass", &many(98 + 1)),
-        raw("L18/over", 431, format!("GET /v2/models/{{m}}/x HTTP/1.1\r\nhost: h\r\n{}\r\n", many(100))),
-        raw("L20", 200, "GET /v2/models/{m}/x HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"),
-        raw("L20/unrouted", 404, "GET /nowhere HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"),
-        raw("L20/browser", 403, "GET /v2/x HTTP/1.1\r\nHost: h\r\nseldon-model: {m}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"),
-        raw("L20/other", 403, "GET /v2/x HTTP/1.1\r\nhost: h\r\nseldon-model: {m}\r\nconnection: upgrade\r\nupgrade: other\r\n\r\n"),
-        raw("L20/post", 403, "POST /v2/x HTTP/1.1\r\nhost: h\r\nseldon-model: {m}\r\nconnection: upgrade\r\nupgrade: other\r\ncontent-length: 2\r\n\r\n{}"),
-        raw("L20/bare", 200, "GET /v2/models/{m}/x HTTP/1.1\r\nhost: h\r\nupgrade: websocket\r\n\r\n"),
+        raw(
+            "L18/over",
+            431,
+            format!("GET /v2/models/{{m}}/x HTTP/1.1\r\nhost: h\r\n{}\r\n", many(100)),
+        ),
+        raw(
+            "L20",
+            200,
+            "GET /v2/models/{m}/x HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+        ),
+        raw(
+            "L20/unrouted",
+            404,
+            "GET /nowhere HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+        ),
+        raw(
+            "L20/browser",
+            403,
+            "GET /v2/x HTTP/1.1\r\nHost: h\r\nseldon-model: {m}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        ),
+        raw(
+            "L20/other",
+            403,
+            "GET /v2/x HTTP/1.1\r\nhost: h\r\nseldon-model: {m}\r\nconnection: upgrade\r\nupgrade: other\r\n\r\n",
+        ),
+        raw(
+            "L20/post",
+            403,
+            "POST /v2/x HTTP/1.1\r\nhost: h\r\nseldon-model: {m}\r\nconnection: upgrade\r\nupgrade: other\r\ncontent-length: 2\r\n\r\n{}",
+        ),
+        raw(
+            "L20/bare",
+            200,
+            "GET /v2/models/{m}/x HTTP/1.1\r\nhost: h\r\nupgrade: websocket\r\n\r\n",
+        ),
         get("L25", "connection: close\r\n"),
         get("L25/keep-alive", "connection: keep-alive\r\n"),
-        raw("L27", 200, "GET http://other.example:81/v2/models/{m}/x?y HTTP/1.1\r\nhost: h.example\r\n\r\n"),
-        raw("L27/https", 200, "GET https://other.example/v2/models/{m}/x HTTP/1.1\r\nhost: h.example\r\n\r\n"),
+        raw(
+            "L27",
+            200,
+            "GET http://other.example:81/v2/models/{m}/x?y HTTP/1.1\r\nhost: h.example\r\n\r\n",
+        ),
+        raw(
+            "L27/https",
+            200,
+            "GET https://other.example/v2/models/{m}/x HTTP/1.1\r\nhost: h.example\r\n\r\n",
+        ),
         raw("L27/no-path", 404, "GET http://other.example HTTP/1.1\r\nhost: h.example\r\n\r\n"),
         raw("L28", 200, "GET /v2/models/{m}/x HTTP/1.1\r\nhost: h\r\nhost: g\r\n\r\n"),
         get("L29", "under_score: 1\r\n"),
@@ -151,8 +195,14 @@ fn heads() -> Vec<Raw> {
         get("L32/two", "x-forwarded-for: 1.2.3.4\r\nx-forwarded-for: 5.6.7.8\r\n"),
         get("L33", "x-request-id: abc\r\n"),
         get("L41", "accept: x\r\naccept: y\r\nx-a: 1\r\nx-a: 2\r\ncookie: a=1\r\ncookie: b=2\r\n"),
-        get("L41/others", "cache-control: a\r\nx-q: 1\r\ncache-control: b\r\nuser-agent: u\r\nuser-agent: v\r\nvia: 1\r\nvia: 2\r\nte: trailers\r\ncontent-type: a/b\r\ncontent-type: c/d\r\nauthorization: k\r\nauthorization: l\r\nreferer: r\r\nreferer: s\r\norigin: o\r\norigin: p\r\n"),
-        get("L41/more", "accept-encoding: a\r\naccept-encoding: b\r\nx-forwarded-host: a\r\nx-forwarded-host: b\r\nx-forwarded-port: 1\r\nx-forwarded-port: 2\r\nforwarded: for=a\r\nforwarded: for=b\r\npragma: a\r\npragma: b\r\nif-match: a\r\nif-match: b\r\nx-request-id: a\r\nx-request-id: b\r\nx-forwarded-proto: http\r\nx-forwarded-proto: https\r\ngrpc-timeout: 1S\r\ngrpc-timeout: 2S\r\n"),
+        get(
+            "L41/others",
+            "cache-control: a\r\nx-q: 1\r\ncache-control: b\r\nuser-agent: u\r\nuser-agent: v\r\nvia: 1\r\nvia: 2\r\nte: trailers\r\ncontent-type: a/b\r\ncontent-type: c/d\r\nauthorization: k\r\nauthorization: l\r\nreferer: r\r\nreferer: s\r\norigin: o\r\norigin: p\r\n",
+        ),
+        get(
+            "L41/more",
+            "accept-encoding: a\r\naccept-encoding: b\r\nx-forwarded-host: a\r\nx-forwarded-host: b\r\nx-forwarded-port: 1\r\nx-forwarded-port: 2\r\nforwarded: for=a\r\nforwarded: for=b\r\npragma: a\r\npragma: b\r\nif-match: a\r\nif-match: b\r\nx-request-id: a\r\nx-request-id: b\r\nx-forwarded-proto: http\r\nx-forwarded-proto: https\r\ngrpc-timeout: 1S\r\ngrpc-timeout: 2S\r\n",
+        ),
     ]
 }
 
@@ -161,13 +211,24 @@ fn forwarding() -> Vec<Raw> {
     let envoys = "x-envoy-retry-on: 5xx\r\nx-envoy-max-retries: 1\r\nx-envoy-upstream-rq-timeout-ms: 1\r\nx-envoy-upstream-rq-per-try-timeout-ms: 1\r\nx-envoy-expected-rq-timeout-ms: 1\r\nx-envoy-internal: true\r\nx-envoy-retry-grpc-on: cancelled\r\nx-envoy-retriable-status-codes: 200\r\nx-envoy-retriable-header-names: a\r\nx-envoy-hedge-on-per-try-timeout: true\r\nx-envoy-upstream-alt-stat-name: a\r\nx-envoy-force-trace: 1\r\nx-envoy-ip-tags: a\r\nx-envoy-original-url: u\r\n";
     let passed = "x-envoy-original-path: /o\r\nx-envoy-attempt-count: 3\r\nx-envoy-decorator-operation: d\r\nx-envoy-downstream-service-node: n\r\nx-envoy-downstream-service-cluster: c\r\nx-envoy-external-address: 1.1.1.1\r\n";
     vec![
-        raw("L26/dots", 200, "GET /v2/models/{m}/a/../b//c%2Fd%2e%2E/./;x?q=/../%00&r HTTP/1.1\r\nhost: h\r\n\r\n"),
+        raw(
+            "L26/dots",
+            200,
+            "GET /v2/models/{m}/a/../b//c%2Fd%2e%2E/./;x?q=/../%00&r HTTP/1.1\r\nhost: h\r\n\r\n",
+        ),
         raw("L26/escapes", 200, "GET /v2/models/{m}/%zz%?a%b HTTP/1.1\r\nhost: h\r\n\r\n"),
-        raw("L26/marks", 200, "GET /v2/models/{m}/\"<>\\^`{|}[]!$&'()*+,;=:@ HTTP/1.1\r\nhost: h\r\n\r\n"),
+        raw(
+            "L26/marks",
+            200,
+            "GET /v2/models/{m}/\"<>\\^`{|}[]!$&'()*+,;=:@ HTTP/1.1\r\nhost: h\r\n\r\n",
+        ),
         get("L34", envoys),
         get("L34/internal", &format!("x-forwarded-for: 10.0.0.1\r\n{envoys}")),
         get("L35", passed),
-        get("L36", "connection: x-a, keep-alive\r\nx-a: 1\r\nkeep-alive: 5\r\nproxy-connection: close\r\nx-b: 2\r\n"),
+        get(
+            "L36",
+            "connection: x-a, keep-alive\r\nx-a: 1\r\nkeep-alive: 5\r\nproxy-connection: close\r\nx-b: 2\r\n",
+        ),
         get("L36/close", "connection: close, x-a\r\nx-a: 1\r\n"),
         get("L36/te", "connection: te\r\nte: trailers\r\n"),
         get("L36/model", "connection: seldon-model\r\nseldon-model: other\r\n"),
@@ -182,22 +243,46 @@ fn forwarding() -> Vec<Raw> {
         method("L38/delete", "DELETE"),
         method("L38/trace", "TRACE"),
         post("L39", 200, "transfer-encoding: chunked\r\n", "1\r\n{\r\n1\r\n}\r\n0\r\n\r\n"),
-        post("L39/trailers", 200, "transfer-encoding: chunked\r\ntrailer: t\r\n", "2\r\n{}\r\n0\r\nt: 1\r\n\r\n"),
+        post(
+            "L39/trailers",
+            200,
+            "transfer-encoding: chunked\r\ntrailer: t\r\n",
+            "2\r\n{}\r\n0\r\nt: 1\r\n\r\n",
+        ),
         raw("L40", 200, "GET /v2/models/{m}/x HTTP/1.1\r\nhost: h\r\ncontent-length: 3\r\n\r\nabc"),
-        raw("L40/delete", 200, "DELETE /v2/models/{m}/x HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"),
-        raw("L40/empty", 200, "GET /v2/models/{m}/x HTTP/1.1\r\nhost: h\r\ncontent-length: 0\r\n\r\n"),
-        raw("L40/empty-chunked", 200, "GET /v2/models/{m}/x HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"),
+        raw(
+            "L40/delete",
+            200,
+            "DELETE /v2/models/{m}/x HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        ),
+        raw(
+            "L40/empty",
+            200,
+            "GET /v2/models/{m}/x HTTP/1.1\r\nhost: h\r\ncontent-length: 0\r\n\r\n",
+        ),
+        raw(
+            "L40/empty-chunked",
+            200,
+            "GET /v2/models/{m}/x HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        ),
         raw("L48", 200, "HEAD /v2/models/{m}/x HTTP/1.1\r\nhost: h\r\n\r\n"),
         raw("L53", 404, "GET /nowhere HTTP/1.1\r\nhost: h\r\n\r\n"),
         raw("L53/head", 404, "HEAD /nowhere HTTP/1.1\r\nhost: h\r\n\r\n"),
-        raw("L53/empty-post", 404, "POST /nowhere HTTP/1.1\r\nhost: h\r\ncontent-length: 0\r\n\r\n"),
+        raw(
+            "L53/empty-post",
+            404,
+            "POST /nowhere HTTP/1.1\r\nhost: h\r\ncontent-length: 0\r\n\r\n",
+        ),
     ]
 }
 
 /// An upstream's reply and what the client gets of it.
 fn reply((id, method, upstream, code): (&'static str, &'static str, String, u16)) -> Case {
     case(id, move |p| {
-        let closes = !upstream.contains("ength:") && !upstream.contains("hunked") && code != 204 && code != 304;
+        let closes = !upstream.contains("ength:")
+            && !upstream.contains("hunked")
+            && code != 204
+            && code != 304;
         let mut steps = vec![Act::Body, Act::Send(upstream.clone().into_bytes())];
         steps.extend(closes.then_some(Act::Close));
         let server = p.serve(acts(steps));
@@ -230,10 +315,35 @@ fn replies() -> Vec<(&'static str, &'static str, String, u16)> {
         ("L49", "GET", "HTTP/1.0 200 K\r\na: b\r\n\r\nuntil the end".into(), 200),
         ("L49/1.1", "GET", "HTTP/1.1 200 K\r\na: b\r\n\r\nuntil the end".into(), 200),
         ("L49/length", "GET", "HTTP/1.0 200 K\r\ncontent-length: 2\r\n\r\nok".into(), 200),
-        ("L49/chunked", "GET", "HTTP/1.1 200 K\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nt: 1\r\n\r\n".into(), 200),
-        ("L50/hop", "GET", ok("connection: keep-alive, x-a\r\nkeep-alive: 5\r\nx-a: 1\r\nproxy-connection: x\r\nupgrade: z\r\n"), 200),
-        ("L41/replies", "GET", ok("cache-control: a\r\ncache-control: b\r\nset-cookie: a=1\r\nset-cookie: b=2\r\nvary: a\r\nvary: b\r\nx-a: 1\r\nx-a: 2\r\ncontent-type: a\r\ncontent-type: b\r\nvia: 1\r\nvia: 2\r\netag: 1\r\netag: 2\r\nlocation: a\r\nlocation: b\r\n"), 200),
-        ("L45/101", "GET", "HTTP/1.1 101 Switching\r\nupgrade: z\r\ncontent-length: 0\r\n\r\n".into(), 101),
+        (
+            "L49/chunked",
+            "GET",
+            "HTTP/1.1 200 K\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nt: 1\r\n\r\n"
+                .into(),
+            200,
+        ),
+        (
+            "L50/hop",
+            "GET",
+            ok(
+                "connection: keep-alive, x-a\r\nkeep-alive: 5\r\nx-a: 1\r\nproxy-connection: x\r\nupgrade: z\r\n",
+            ),
+            200,
+        ),
+        (
+            "L41/replies",
+            "GET",
+            ok(
+                "cache-control: a\r\ncache-control: b\r\nset-cookie: a=1\r\nset-cookie: b=2\r\nvary: a\r\nvary: b\r\nx-a: 1\r\nx-a: 2\r\ncontent-type: a\r\ncontent-type: b\r\nvia: 1\r\nvia: 2\r\netag: 1\r\netag: 2\r\nlocation: a\r\nlocation: b\r\n",
+            ),
+            200,
+        ),
+        (
+            "L45/101",
+            "GET",
+            "HTTP/1.1 101 Switching\r\nupgrade: z\r\ncontent-length: 0\r\n\r\n".into(),
+            101,
+        ),
     ]
 }
 
@@ -271,16 +381,17 @@ fn longer() -> Vec<Case> {
             let reply = p.infer("");
             p.expect(reply.header("connection").is_none(), "not propagate the close");
             p.infer("");
-            let connections: Vec<usize> = upstream.received().iter().map(|r| r.connection).collect();
+            let connections: Vec<usize> =
+                upstream.received().iter().map(|r| r.connection).collect();
             p.expect(connections == [0, 1], "use a new upstream connection");
             p.note("connections", format!("{connections:?}"));
         }),
         case("L51", |p| {
-            let upstream = p.serve(acts(vec![
-                Act::Send(status(200, "", "early").into_bytes()),
-                Act::Hang,
-            ]));
-            let reply = p.ask("POST /v2/models/{m}/infer HTTP/1.1\r\nhost: h\r\ncontent-length: 100\r\n\r\npart");
+            let upstream =
+                p.serve(acts(vec![Act::Send(status(200, "", "early").into_bytes()), Act::Hang]));
+            let reply = p.ask(
+                "POST /v2/models/{m}/infer HTTP/1.1\r\nhost: h\r\ncontent-length: 100\r\n\r\npart",
+            );
             p.expect(reply.header("connection") == Some("close"), "announce the close");
             p.expect(upstream.wait(|r| r.iter().any(|r| r.ended.is_some())), "close upstream");
         }),
@@ -345,7 +456,9 @@ fn pipelined(p: &mut Probe<'_>) {
         crate::upstream::answer(status(200, "", request.head.split(' ').nth(1).unwrap_or("")))
     }));
     let mut client = p.connect();
-    let one = |n: u8| format!("POST /v2/models/{{m}}/{n} HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\n\r\n{{}}");
+    let one = |n: u8| {
+        format!("POST /v2/models/{{m}}/{n} HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\n\r\n{{}}")
+    };
     client.send(p.fill(&format!("{}{}", one(1), one(2))));
     for _ in 0..2 {
         let reply = client.reply(false);

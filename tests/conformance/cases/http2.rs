@@ -20,10 +20,17 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// A call by HTTP/2; notes the reply.
-fn call(p: &mut Probe<'_>, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&[u8]>) -> http2::Reply {
+fn call(
+    p: &mut Probe<'_>,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Option<&[u8]>,
+) -> http2::Reply {
     let headers: Vec<(String, String)> =
         headers.iter().map(|(n, v)| ((*n).to_owned(), p.fill(v))).collect();
-    let headers: Vec<(&str, &str)> = headers.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+    let headers: Vec<(&str, &str)> =
+        headers.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
     let reply = http2::call(p.side.ports.http, method, &p.fill(path), &headers, body);
     for line in reply.lines() {
         p.note("reply", line);
@@ -33,13 +40,18 @@ fn call(p: &mut Probe<'_>, method: &str, path: &str, headers: &[(&str, &str)], b
 
 /// A gRPC call of the case's model.
 fn grpc(p: &mut Probe<'_>) -> http2::Reply {
+    grpc_with(p, Some(MESSAGE))
+}
+
+/// Without a body no reply overtakes it.
+fn grpc_with(p: &mut Probe<'_>, body: Option<&[u8]>) -> http2::Reply {
     let headers = [
         ("content-type", "application/grpc"),
         ("te", "trailers"),
         ("seldon-model", "{m}"),
         ("x-request-id", "{id}"),
     ];
-    call(p, "POST", GRPC, &headers, Some(MESSAGE))
+    call(p, "POST", GRPC, &headers, body)
 }
 
 fn grpc_upstream(p: &mut Probe<'_>, acts: Vec<Act>) -> Upstream {
@@ -77,7 +89,13 @@ fn clients() -> Vec<Case> {
         }),
         case("H06", |p| {
             let upstream = p.serve(ok());
-            call(p, "POST", "/v2/models/{m}/x", &[("cookie", "a=1"), ("cookie", "b=2")], Some(b"{}"));
+            call(
+                p,
+                "POST",
+                "/v2/models/{m}/x",
+                &[("cookie", "a=1"), ("cookie", "b=2")],
+                Some(b"{}"),
+            );
             p.note_received(&upstream);
         }),
         case("H06/length", |p| {
@@ -87,7 +105,13 @@ fn clients() -> Vec<Case> {
         }),
         case("H06/empty", |p| {
             let upstream = p.serve(ok());
-            call(p, "POST", "/v2/models/{m}/x", &[("accept", "a"), ("accept", "b"), ("x-forwarded-proto", "https")], None);
+            call(
+                p,
+                "POST",
+                "/v2/models/{m}/x",
+                &[("accept", "a"), ("accept", "b"), ("x-forwarded-proto", "https")],
+                None,
+            );
             p.note_received(&upstream);
         }),
         case("H07", |p| {
@@ -103,19 +127,38 @@ fn clients() -> Vec<Case> {
             note_calls(p, &upstream);
         }),
         case("H08/get", |p| {
-            let upstream = grpc_upstream(p, vec![Act::Head(200, vec![("content-length", "2")], false), Act::Data(b"ok".to_vec(), true)]);
+            let upstream = grpc_upstream(
+                p,
+                vec![
+                    Act::Head(200, vec![("content-length", "2")], false),
+                    Act::Data(b"ok".to_vec(), true),
+                ],
+            );
             p.get(GRPC, "seldon-model: {m}\r\ncookie: a=1\r\ncookie: b=2\r\nte: trailers\r\nconnection: keep-alive\r\n");
             note_calls(p, &upstream);
         }),
         case("H09", |p| {
-            let _upstream = grpc_upstream(p, vec![Act::Body, Act::Head(200, vec![], false), Act::Data(b"a".to_vec(), false), Act::Reset(Reason::INTERNAL_ERROR)]);
+            let _upstream = grpc_upstream(
+                p,
+                vec![
+                    Act::Body,
+                    Act::Head(200, vec![], false),
+                    Act::Data(b"a".to_vec(), false),
+                    Act::Reset(Reason::INTERNAL_ERROR),
+                ],
+            );
             let reply = grpc(p);
             p.expect(reply.error.is_some(), "reset the client's stream");
             p.note_log("all", 1);
         }),
         case("E05/404", |p| {
-            for kind in ["application/grpc+proto", "application/grpc-web", "application/grpc;x", "application/grpcx"] {
-                call(p, "POST", "/nowhere", &[("content-type", kind)], Some(MESSAGE));
+            for kind in [
+                "application/grpc+proto",
+                "application/grpc-web",
+                "application/grpc;x",
+                "application/grpcx",
+            ] {
+                call(p, "POST", "/nowhere", &[("content-type", kind)], None);
             }
         }),
     ]
@@ -132,7 +175,8 @@ fn note_frames(p: &mut Probe<'_>, fields: &[(&str, &str)]) {
 
 /// Header blocks that no client library would send.
 fn malformed() -> Vec<Case> {
-    let usual = [(":method", "GET"), (":scheme", "http"), (":path", "/nowhere"), (":authority", "h")];
+    let usual =
+        [(":method", "GET"), (":scheme", "http"), (":path", "/nowhere"), (":authority", "h")];
     let with = |extra: &[(&'static str, &'static str)]| [&usual[..], extra].concat();
     let frames = |id: &'static str, fields: Vec<(&'static str, &'static str)>| {
         case(id, move |p| note_frames(p, &fields))
@@ -142,7 +186,8 @@ fn malformed() -> Vec<Case> {
         frames("H02/usual", usual.to_vec()),
         case("H01", move |p| {
             let seen = http2::raw(p.side.ports.http, &usual);
-            for line in seen.iter().filter(|l| l.starts_with("SETTINGS") || l.starts_with("WINDOW")) {
+            for line in seen.iter().filter(|l| l.starts_with("SETTINGS") || l.starts_with("WINDOW"))
+            {
                 p.note("frame", line);
             }
         }),
@@ -173,7 +218,13 @@ fn malformed() -> Vec<Case> {
         frames("H05/over", with(&many[..97])),
         case("H05/large", |p| {
             let big = "b".repeat(62_000);
-            let fields = [(":method", "GET"), (":scheme", "http"), (":path", "/nowhere"), (":authority", "h"), ("a", big.as_str())];
+            let fields = [
+                (":method", "GET"),
+                (":scheme", "http"),
+                (":path", "/nowhere"),
+                (":authority", "h"),
+                ("a", big.as_str()),
+            ];
             note_frames(p, &fields);
         }),
     ]
@@ -193,22 +244,28 @@ fn failing(id: &'static str, calls: usize, acts: Vec<Act>) -> Case {
 }
 
 fn upstreams() -> Vec<Case> {
-    let status = |code: &'static str| vec![("content-type", "application/grpc"), ("grpc-status", code), ("grpc-message", "m%20m")];
+    let status = |code: &'static str| {
+        vec![("content-type", "application/grpc"), ("grpc-status", code), ("grpc-message", "m%20m")]
+    };
     vec![
         failing("R31", 1, vec![Act::Body, Act::Head(200, status("14"), true)]),
         failing("R32", 6, vec![Act::Body, Act::Head(503, status("14"), true)]),
-        failing("F23", 1, vec![
-            Act::Body,
-            Act::Head(200, vec![("content-type", "application/grpc")], false),
-            Act::Data(MESSAGE.to_vec(), false),
-            Act::Trailers(vec![("grpc-status", "3"), ("grpc-message", "bad")]),
-        ]),
+        failing(
+            "F23",
+            1,
+            vec![
+                Act::Body,
+                Act::Head(200, vec![("content-type", "application/grpc")], false),
+                Act::Data(MESSAGE.to_vec(), false),
+                Act::Trailers(vec![("grpc-status", "3"), ("grpc-message", "bad")]),
+            ],
+        ),
         failing("F23/fine", 1, fine()),
-        failing("C15", 6, vec![Act::Reset(Reason::REFUSED_STREAM)]),
-        failing("C17/internal", 6, vec![Act::Reset(Reason::INTERNAL_ERROR)]),
-        failing("C17/cancel", 6, vec![Act::Reset(Reason::CANCEL)]),
-        failing("C17/no-error", 6, vec![Act::Reset(Reason::NO_ERROR)]),
-        failing("C17/protocol", 6, vec![Act::Reset(Reason::PROTOCOL_ERROR)]),
+        failing("C15", 6, vec![Act::Body, Act::Reset(Reason::REFUSED_STREAM)]),
+        failing("C17/internal", 6, vec![Act::Body, Act::Reset(Reason::INTERNAL_ERROR)]),
+        failing("C17/cancel", 6, vec![Act::Body, Act::Reset(Reason::CANCEL)]),
+        failing("C17/no-error", 6, vec![Act::Body, Act::Reset(Reason::NO_ERROR)]),
+        failing("C17/protocol", 6, vec![Act::Body, Act::Reset(Reason::PROTOCOL_ERROR)]),
         case("C23", |p| {
             let upstream = grpc_upstream(p, fine());
             grpc(p);
@@ -217,7 +274,11 @@ fn upstreams() -> Vec<Case> {
         }),
         case("R43", |p| {
             let upstream = grpc_upstream(p, fine());
-            let headers = [("content-type", "application/grpc"), ("seldon-model", "{m}"), ("grpc-timeout", "1n")];
+            let headers = [
+                ("content-type", "application/grpc"),
+                ("seldon-model", "{m}"),
+                ("grpc-timeout", "1n"),
+            ];
             let reply = call(p, "POST", GRPC, &headers, Some(MESSAGE));
             p.expect(reply.status == 200 && reply.trailers.is_some(), "ignore it");
             note_calls(p, &upstream);
@@ -229,7 +290,10 @@ fn upstreams() -> Vec<Case> {
             let (name, mirror) = (format!("{}a", p.id), format!("{}b", p.id));
             p.side.ensure_mirror_clusters();
             p.mesh(&radiant::seldon::Mesh {
-                models: vec![crate::probe::model(&name, &[main.port]), crate::probe::model(&mirror, &[copy.port])],
+                models: vec![
+                    crate::probe::model(&name, &[main.port]),
+                    crate::probe::model(&mirror, &[copy.port]),
+                ],
                 experiments: vec![radiant::seldon::Experiment {
                     name: p.id.clone(),
                     candidates: vec![(name, 100)],
@@ -238,12 +302,20 @@ fn upstreams() -> Vec<Case> {
                 }],
                 ..Default::default()
             });
-            let headers = [("content-type", "application/grpc"), ("te", "trailers"), ("seldon-model", "{m}.experiment")];
+            let headers = [
+                ("content-type", "application/grpc"),
+                ("te", "trailers"),
+                ("seldon-model", "{m}.experiment"),
+            ];
             call(p, "POST", GRPC, &headers, Some(MESSAGE));
             p.expect(copy.wait(1), "send a copy");
             note_calls(p, &main);
             for line in copy.received().remove(0).lines {
-                let own = if line.contains("x-forwarded-for") { "> x-forwarded-for: *".to_owned() } else { line };
+                let own = if line.contains("x-forwarded-for") {
+                    "> x-forwarded-for: *".to_owned()
+                } else {
+                    line
+                };
                 p.note("copy", own);
             }
         }),
@@ -252,16 +324,24 @@ fn upstreams() -> Vec<Case> {
 
 /// The three ways to meet a local reply: HTTP/1, gRPC over HTTP/2, gRPC over
 /// HTTP/1; `world` prepares the case's model.
-fn local(id: &'static str, code: u16, grpc_code: &'static str, world: impl Fn(&mut Probe<'_>) + Send + Sync + 'static) -> Case {
+fn local(
+    id: &'static str,
+    code: u16,
+    grpc_code: &'static str,
+    world: impl Fn(&mut Probe<'_>) + Send + Sync + 'static,
+) -> Case {
     case(id, move |p| {
         world(p);
         let reply = p.infer("x-request-id: {id}\r\n");
         p.expect(reply.status() == code, format!("answer {code}, but {}", reply.line));
-        let reply = grpc(p);
-        p.expect(reply.header("grpc-status") == Some(grpc_code), format!("say {grpc_code}: {reply:?}"));
+        let reply = grpc_with(p, None);
+        p.expect(
+            reply.header("grpc-status") == Some(grpc_code),
+            format!("say {grpc_code}: {reply:?}"),
+        );
         let reply = p.ask(&format!("POST {GRPC} HTTP/1.1\r\nhost: h\r\nx-request-id: {{id}}\r\nseldon-model: {{m}}\r\ncontent-type: application/grpc\r\ncontent-length: 2\r\n\r\nhi"));
         p.expect(reply.status() == 200, "answer 200 in the gRPC form");
-        call(p, "POST", "/v2/models/{m}/infer", &[("x-request-id", "{id}")], Some(b"{}"));
+        call(p, "POST", "/v2/models/{m}/infer", &[("x-request-id", "{id}")], None);
         call(p, "HEAD", "/v2/models/{m}/infer", &[], None);
         p.ask("HEAD /v2/models/{m}/infer HTTP/1.1\r\nhost: h\r\n\r\n");
         p.note_log("all", 4);
@@ -274,7 +354,10 @@ fn replies() -> Vec<Case> {
         local("E01", 404, "12", |_| {}),
         local("E02", 503, "14", |p| {
             let id = p.id.clone();
-            let mesh = radiant::seldon::Mesh { models: vec![crate::probe::model(&id, &[1])], ..Default::default() };
+            let mesh = radiant::seldon::Mesh {
+                models: vec![crate::probe::model(&id, &[1])],
+                ..Default::default()
+            };
             p.mesh(&mesh);
             let names = [format!("{id}_1_http"), format!("{id}_1_grpc")];
             p.side.remove_clusters(&names);
@@ -304,7 +387,8 @@ fn replies() -> Vec<Case> {
             p.note_log("errors", 1);
         }),
         case("C20", |p| {
-            let upstream = p.serve(upstream::always(format!("{}extra bytes", upstream::status(200, "", "ok"))));
+            let upstream = p
+                .serve(upstream::always(format!("{}extra bytes", upstream::status(200, "", "ok"))));
             let reply = p.infer("");
             p.expect(reply.status() == 200, "answer 200");
             p.infer("");

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use radiant::seldon::{Experiment, ExperimentKind, Mesh, Pipeline, Backend};
+use radiant::seldon::{Backend, Experiment, ExperimentKind, Mesh, Pipeline};
 
 use super::{Case, case};
 use crate::client::Client;
@@ -42,7 +42,12 @@ fn matching() -> Vec<Case> {
         seen("R04/v1", 404, "/v1/models/{m}", "seldon-model: {m}\r\n"),
         seen("R05", 404, "/v2/x", "seldon-model: {m}\r\nx-seldon-route: a\r\n"),
         seen("R05/empty", 404, "/v2/x", "seldon-model: {m}\r\nx-seldon-route:\r\n"),
-        seen("R06", 200, "/v2/models/{m}/x", "seldon-internal-model: mine\r\nseldon-internal-model: too\r\n"),
+        seen(
+            "R06",
+            200,
+            "/v2/models/{m}/x",
+            "seldon-internal-model: mine\r\nseldon-internal-model: too\r\n",
+        ),
         seen("R08", 200, "/v2/models/{m}/x", ""),
         case("R07", |p| {
             let upstream = p.upstream(ok());
@@ -99,8 +104,7 @@ fn experiment(p: &mut Probe<'_>, weights: (u32, u32), log: bool) -> (Upstream, U
     let mut models = vec![model(&name_a, &[a.port]), model(&name_b, &[b.port])];
     models[0].latest.log_payloads = log;
     let candidates = vec![(name_a, weights.0), (name_b, weights.1)];
-    let experiments =
-        vec![Experiment { name: p.id.clone(), candidates, ..Experiment::default() }];
+    let experiments = vec![Experiment { name: p.id.clone(), candidates, ..Experiment::default() }];
     p.mesh(&Mesh { models, experiments, ..Mesh::default() });
     (a, b)
 }
@@ -124,7 +128,8 @@ fn sticky() -> Vec<Case> {
         stuck("R14", 200, "x-seldon-route: :{m}a_1:\r\nseldon-internal-model: mine\r\n"),
         case("R15", |p| {
             let (a, _b) = experiment(p, (50, 50), true);
-            let reply = p.get("/v2/x", "seldon-model: {m}.experiment\r\nx-seldon-route: :{m}a_1:\r\n");
+            let reply =
+                p.get("/v2/x", "seldon-model: {m}.experiment\r\nx-seldon-route: :{m}a_1:\r\n");
             p.expect(reply.header("seldon-logging").is_some(), "say Seldon-Logging");
             p.note_received(&a);
         }),
@@ -142,7 +147,8 @@ fn sticky() -> Vec<Case> {
             let reply = p.get("/v2/x", "x-request-id: {id}\r\nseldon-model: {m}.experiment\r\nx-seldon-route: :{m}b.pipeline:\r\n");
             p.expect(reply.status() == 503, "not find the cluster");
             p.note_log("all", 1);
-            let plain = p.get("/v2/x", "seldon-model: {m}.experiment\r\nseldon-internal-model: mine\r\n");
+            let plain =
+                p.get("/v2/x", "seldon-model: {m}.experiment\r\nseldon-internal-model: mine\r\n");
             p.expect(plain.status() == 200, "serve without the sticky header");
             p.note_received(&upstream);
         }),
@@ -166,7 +172,8 @@ fn shares(p: &Probe<'_>, count: usize) -> BTreeMap<String, usize> {
     let mut client = p.connect();
     let mut shares = BTreeMap::new();
     for _ in 0..count {
-        client.send(p.fill("GET /v2/x HTTP/1.1\r\nhost: h\r\nseldon-model: {m}.experiment\r\n\r\n"));
+        client
+            .send(p.fill("GET /v2/x HTTP/1.1\r\nhost: h\r\nseldon-model: {m}.experiment\r\n\r\n"));
         let reply = client.reply(false).expect("an answer");
         let label = reply.header("x-seldon-route").unwrap_or("none").to_owned();
         *shares.entry(label).or_default() += 1;
@@ -245,7 +252,8 @@ fn mirrors() -> Vec<Case> {
                 for line in request.lines() {
                     let own = request.header("x-forwarded-for").unwrap_or_default();
                     let own = own.rsplit(',').next().unwrap_or_default().to_owned();
-                    let line = if own.is_empty() { line } else { line.replace(&own, "{own address}") };
+                    let line =
+                        if own.is_empty() { line } else { line.replace(&own, "{own address}") };
                     p.note("copy", line);
                 }
             }
@@ -261,7 +269,8 @@ fn mirrors() -> Vec<Case> {
             let (main, copy) = mirrored(p, 100, ExperimentKind::Model);
             let body = "0123456789".repeat(110_000);
             post_experiment(p, "", &body);
-            let whole = |r: &[crate::upstream::Received]| r.iter().any(|r| r.raw_body.len() == 1_100_000);
+            let whole =
+                |r: &[crate::upstream::Received]| r.iter().any(|r| r.raw_body.len() == 1_100_000);
             p.expect(main.wait(whole), "send it all");
             p.expect(copy.wait(whole), "copy it all");
             let same = main.received()[0].raw_body == copy.received()[0].raw_body;
@@ -289,7 +298,7 @@ fn mirrors() -> Vec<Case> {
 fn attempts(id: &'static str, count: usize, script: Script) -> Case {
     case(id, move |p| {
         let upstream = p.serve(script.clone());
-        let before = p.side.stats(&format!("cluster.{}_1_http.", p.id));
+        let before = p.stats(&format!("cluster.{}_1_http.", p.id));
         p.infer("x-request-id: {id}\r\n");
         let seen = upstream.received().len();
         p.expect(seen == count, format!("{count} attempts, but {seen}"));
@@ -305,7 +314,9 @@ fn retries() -> Vec<Case> {
     let raw = |text: &str| always(text);
     let first = |one: &str| -> Script {
         let one = one.to_owned();
-        std::sync::Arc::new(move |_, n| answer(if n == 0 { one.clone() } else { status(200, "", "ok") }))
+        std::sync::Arc::new(move |_, n| {
+            answer(if n == 0 { one.clone() } else { status(200, "", "ok") })
+        })
     };
     vec![
         attempts("R27", 6, always(status(503, "a: b\r\n", "down"))),
@@ -320,11 +331,33 @@ fn retries() -> Vec<Case> {
         attempts("R29/reset", 6, acts(vec![Act::Body, Act::Reset])),
         attempts("R29/at-head", 6, acts(vec![Act::Close])),
         attempts("R30", 6, raw("nonsense\r\n\r\n")),
-        attempts("R30/half", 6, acts(vec![Act::Body, Act::Send(b"HTTP/1.1 200 OK\r\na: ".to_vec()), Act::Close])),
+        attempts(
+            "R30/half",
+            6,
+            acts(vec![Act::Body, Act::Send(b"HTTP/1.1 200 OK\r\na: ".to_vec()), Act::Close]),
+        ),
         attempts("R37", 1, always(status(503, "x-envoy-ratelimited: true\r\n", "e"))),
         attempts("R37/overloaded", 6, always(status(503, "x-envoy-overloaded: true\r\n", "e"))),
-        attempts("R38", 1, acts(vec![Act::Body, Act::Send(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nab".to_vec()), Act::Close])),
-        attempts("R38/chunked", 1, acts(vec![Act::Body, Act::Send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n".to_vec()), Act::Close])),
+        attempts(
+            "R38",
+            1,
+            acts(vec![
+                Act::Body,
+                Act::Send(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nab".to_vec()),
+                Act::Close,
+            ]),
+        ),
+        attempts(
+            "R38/chunked",
+            1,
+            acts(vec![
+                Act::Body,
+                Act::Send(
+                    b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n".to_vec(),
+                ),
+                Act::Close,
+            ]),
+        ),
         case("R39", |p| {
             let upstream = p.serve(always(status(503, "", "")));
             p.infer("x-envoy-max-retries: 1\r\nx-envoy-retry-on: gateway-error\r\n");
@@ -352,7 +385,8 @@ fn retries() -> Vec<Case> {
         case("R22/none", |p| {
             let (main, copy) = mirrored(p, 50, ExperimentKind::Model);
             // A sticky request is not mirrored; with one arm there is no such route.
-            let reply = p.get("/v2/x", "seldon-model: {m}.experiment\r\nx-seldon-route: :{m}a_1:\r\n");
+            let reply =
+                p.get("/v2/x", "seldon-model: {m}.experiment\r\nx-seldon-route: :{m}a_1:\r\n");
             p.expect(reply.status() == 404, "have no sticky route");
             p.note_received(&main);
             p.expect(!copy.wait_within(Duration::from_millis(200), |r| !r.is_empty()), "no copy");
@@ -364,7 +398,7 @@ fn retries() -> Vec<Case> {
 fn large(id: &'static str, size: usize, count: usize) -> Case {
     case(id, move |p| {
         let upstream = p.serve(always(status(503, "", "down")));
-        let before = p.side.stats(&format!("cluster.{}_1_http.", p.id));
+        let before = p.stats(&format!("cluster.{}_1_http.", p.id));
         let body = "0123456789".repeat(size / 10);
         p.ask(&format!(
             "POST /v2/models/{{m}}/infer HTTP/1.1\r\nhost: h\r\ncontent-length: {size}\r\n\r\n{body}"

@@ -3,8 +3,8 @@
 use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
 use envoy_types::pb::envoy::config::route::v3::{Route, route};
 use envoy_types::pb::google::protobuf::{Duration, UInt32Value};
-use radiant::demo::scheduler::cache::{CLUSTER, ROUTE};
 use radiant::demo::scheduler::Push;
+use radiant::demo::scheduler::cache::{CLUSTER, ROUTE};
 use radiant::seldon::{Mesh, cluster::Protocol, cluster::cluster};
 
 use super::{Case, alone};
@@ -15,7 +15,8 @@ pub fn cases() -> Vec<Case> {
     vec![
         refused_table("X20", |route| {
             if let Some(route::Action::Route(action)) = &mut route.action
-                && let Some(ClusterSpecifier::WeightedClusters(list)) = &mut action.cluster_specifier
+                && let Some(ClusterSpecifier::WeightedClusters(list)) =
+                    &mut action.cluster_specifier
             {
                 for target in &mut list.clusters {
                     target.weight = Some(UInt32Value { value: 0 });
@@ -43,10 +44,13 @@ pub fn cases() -> Vec<Case> {
         alone("X18", |p| {
             let upstream = p.upstream(ok());
             p.model(&[upstream.port]);
-            let good = cluster(format!("{}-good", p.id), Protocol::Http, [("127.0.0.1", upstream.port)]);
+            let good =
+                cluster(format!("{}-good", p.id), Protocol::Http, [("127.0.0.1", upstream.port)]);
             let mut bad = cluster(format!("{}-bad", p.id), Protocol::Http, [("not-an-address", 1)]);
             // A host name where only addresses may be.
-            bad.cluster_discovery_type = Some(envoy_types::pb::envoy::config::cluster::v3::cluster::ClusterDiscoveryType::Type(0));
+            bad.cluster_discovery_type = Some(
+                envoy_types::pb::envoy::config::cluster::v3::cluster::ClusterDiscoveryType::Type(0),
+            );
             p.side.push_clusters(&[good, bad]);
             let refused = p.side.refused(CLUSTER);
             p.expect(!refused.is_empty(), "refuse");
@@ -74,9 +78,13 @@ pub fn cases() -> Vec<Case> {
             p.side.push_routes("none", routes, mirrors);
         }),
         alone("S12", |p| {
-            let before = p.side.stats("http.seldon_http.rds.listener_0.");
+            let before = p.stats("http.seldon_http.rds.listener_0.");
             refuse(p, &|route| route.action = None);
-            p.note_stats("http.seldon_http.rds.listener_0.", &before, &["update_rejected", "update_failure"]);
+            p.note_stats(
+                "http.seldon_http.rds.listener_0.",
+                &before,
+                &["update_rejected", "update_failure"],
+            );
             p.side.push_routes(&p.id, Vec::new(), Vec::new());
         }),
     ]
@@ -115,7 +123,11 @@ fn refused_table(id: &'static str, spoil: impl Fn(&mut Route) + Send + Sync + 's
         let refused = refuse(p, &spoil);
         p.expect(!refused.is_empty(), "refuse the table");
         // Envoy's validation errors show the whole table; the others have words.
-        let said = refused.iter().filter(|r| !r.contains("goo.gle/debug") && !r.contains("is required") && !r.contains("must be at least"));
+        let said = refused.iter().filter(|r| {
+            !r.contains("goo.gle/debug")
+                && !r.contains("is required")
+                && !r.contains("must be at least")
+        });
         p.note("refused", format!("{:?}", said.collect::<Vec<_>>()));
         let reply = p.infer("");
         p.expect(reply.status() == 200, "serve the old table");
