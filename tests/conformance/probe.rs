@@ -195,6 +195,20 @@ impl<'a> Probe<'a> {
         lines
     }
 
+    /// Counters and gauges whose name contains `filter`, once they rest: a
+    /// request is counted after its reply.
+    pub fn stats(&self, filter: &str) -> BTreeMap<String, u64> {
+        let mut last = self.side.stats(filter);
+        loop {
+            std::thread::sleep(Duration::from_millis(60));
+            let next = self.side.stats(filter);
+            if next == last {
+                return next;
+            }
+            last = next;
+        }
+    }
+
     /// Notes how counters and gauges differ from `before`, of those in `names`.
     pub fn note_stats(
         &mut self,
@@ -202,15 +216,7 @@ impl<'a> Probe<'a> {
         before: &BTreeMap<String, u64>,
         names: &[&str],
     ) -> BTreeMap<String, i64> {
-        let mut after = self.side.stats(filter);
-        loop {
-            std::thread::sleep(Duration::from_millis(60));
-            let again = self.side.stats(filter);
-            if again == after {
-                break;
-            }
-            after = again;
-        }
+        let after = self.stats(filter);
         let mut changes = BTreeMap::new();
         for name in names {
             let full = format!("{filter}{name}");

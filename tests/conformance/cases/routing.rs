@@ -298,7 +298,7 @@ fn mirrors() -> Vec<Case> {
 fn attempts(id: &'static str, count: usize, script: Script) -> Case {
     case(id, move |p| {
         let upstream = p.serve(script.clone());
-        let before = p.side.stats(&format!("cluster.{}_1_http.", p.id));
+        let before = p.stats(&format!("cluster.{}_1_http.", p.id));
         p.infer("x-request-id: {id}\r\n");
         let seen = upstream.received().len();
         p.expect(seen == count, format!("{count} attempts, but {seen}"));
@@ -398,7 +398,7 @@ fn retries() -> Vec<Case> {
 fn large(id: &'static str, size: usize, count: usize) -> Case {
     case(id, move |p| {
         let upstream = p.serve(always(status(503, "", "down")));
-        let before = p.side.stats(&format!("cluster.{}_1_http.", p.id));
+        let before = p.stats(&format!("cluster.{}_1_http.", p.id));
         let body = "0123456789".repeat(size / 10);
         p.ask(&format!(
             "POST /v2/models/{{m}}/infer HTTP/1.1\r\nhost: h\r\ncontent-length: {size}\r\n\r\n{body}"

@@ -122,7 +122,7 @@ fn connections(id: &'static str, script: Script) -> Case {
     case(id, move |p| {
         let _upstream = p.serve(script.clone());
         let prefix = format!("cluster.{}_1_http.", p.id);
-        let before = p.side.stats(&prefix);
+        let before = p.stats(&prefix);
         p.infer("");
         p.note_stats(&prefix, &before, CONNECTIONS);
     })
@@ -132,7 +132,7 @@ fn connections(id: &'static str, script: Script) -> Case {
 fn count(p: &mut Probe<'_>, act: impl FnOnce(&mut Probe<'_>)) {
     let http = "http.seldon_http.";
     let cluster = format!("cluster.{}_1_http.", p.id);
-    let (before, before_cluster) = (p.side.stats(http), p.side.stats(&cluster));
+    let (before, before_cluster) = (p.stats(http), p.stats(&cluster));
     act(p);
     let changes = p.note_stats(http, &before, DOWNSTREAM);
     p.expect(changes["downstream_rq_total"] > 0, "count the request");
@@ -190,7 +190,7 @@ fn counting() -> Vec<Case> {
             });
         }),
         alone("S11", |p| {
-            let before = p.side.stats("cluster_manager.");
+            let before = p.stats("cluster_manager.");
             p.model(&[1]);
             p.note_stats(
                 "cluster_manager.",

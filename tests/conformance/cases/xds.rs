@@ -78,7 +78,7 @@ pub fn cases() -> Vec<Case> {
             p.side.push_routes("none", routes, mirrors);
         }),
         alone("S12", |p| {
-            let before = p.side.stats("http.seldon_http.rds.listener_0.");
+            let before = p.stats("http.seldon_http.rds.listener_0.");
             refuse(p, &|route| route.action = None);
             p.note_stats(
                 "http.seldon_http.rds.listener_0.",
