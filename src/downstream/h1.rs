@@ -115,6 +115,9 @@ impl Client {
                         Ok(Parsed::Partial) => {}
                         Ok(Parsed::Complete { consumed, body, info }) => {
                             let _ = self.reader.buf.split_to(consumed);
+                            if connection.tls {
+                                head.scheme = Scheme::Https;
+                            }
                             return Poll::Ready(Next::Request(body, info));
                         }
                         Err(e) => return Poll::Ready(Next::Refused(e)),
