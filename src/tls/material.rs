@@ -65,7 +65,8 @@ pub(crate) fn identity(spec: &CertificateSpec) -> Result<Identity, MaterialError
     let bad_key = |cause| MaterialError::Key { place: spec.key.to_string(), cause };
     let key = read(&spec.key).map_err(bad_key)?;
     let key = PrivateKeyDer::from_pem_slice(&key).map_err(|e| bad_key(e.to_string()))?;
-    let key = CertifiedKey::from_der(chain, key, &provider()).map_err(|e| bad_key(e.to_string()))?;
+    let key =
+        CertifiedKey::from_der(chain, key, &provider()).map_err(|e| bad_key(e.to_string()))?;
     Ok(Arc::new(key))
 }
 

@@ -22,4 +22,5 @@ mod scale;
 mod scheduler_away;
 mod scheduler_tls;
 mod support;
+mod tls;
 mod updates;

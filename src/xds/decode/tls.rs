@@ -40,7 +40,9 @@ pub fn secret(message: &Bytes) -> Result<(String, SecretSpec), Invalid> {
         Some(Type::ValidationContext(context)) => {
             SecretSpec::Trust(trust(context).at("validation_context")?)
         }
-        Some(Type::SessionTicketKeys(_)) => return Err(Invalid::unsupported("session_ticket_keys")),
+        Some(Type::SessionTicketKeys(_)) => {
+            return Err(Invalid::unsupported("session_ticket_keys"));
+        }
         Some(Type::GenericSecret(_)) => return Err(Invalid::unsupported("generic_secret")),
         None => return Err(Invalid::new("Secret has no type")),
     };

@@ -62,11 +62,7 @@ impl ClusterStates {
 }
 
 impl Store {
-    pub(super) fn take_cluster(
-        &mut self,
-        resource: Resource,
-        now: Instant,
-    ) -> Result<(), String> {
+    pub(super) fn take_cluster(&mut self, resource: Resource, now: Instant) -> Result<(), String> {
         let name = ClusterName::from(&*resource.name);
         if !self.is_held(ResourceType::Cluster, &resource) {
             let decoded = decode::cluster(&resource.value).map_err(|e| e.to_string())?;

@@ -128,11 +128,7 @@ impl Listeners {
 }
 
 impl Store {
-    pub(super) fn take_listener(
-        &mut self,
-        resource: Resource,
-        now: Instant,
-    ) -> Result<(), String> {
+    pub(super) fn take_listener(&mut self, resource: Resource, now: Instant) -> Result<(), String> {
         if !self.is_held(ResourceType::Listener, &resource) {
             let version = self.decode_listener(&resource, now)?;
             let stats = &self.plane.stats.control;

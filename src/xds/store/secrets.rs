@@ -134,10 +134,10 @@ impl Secrets {
         obtain(downstream, spec, held, now)
     }
 
-    fn insert(&mut self, name: String, spec: SecretSpec, material: Material) {
-        let changed = |common: &CommonSpec| common.secrets().contains(&*name);
+    fn insert(&mut self, name: &str, spec: SecretSpec, material: Material) {
+        let changed = |common: &CommonSpec| common.secrets().contains(name);
         // Replaced first, so that contexts see the new one.
-        self.held.insert(name.clone(), Held { spec, material });
+        self.held.insert(name.to_owned(), Held { spec, material });
         renew(&mut self.upstream, &self.held, changed);
         renew(&mut self.downstream, &self.held, changed);
     }
@@ -269,9 +269,9 @@ fn keys(common: &CommonSpec, held: &HashMap<String, Held>) -> Result<Option<Keys
 }
 
 fn waiting<S: Spec>(made: &HashMap<S, Made<S::Context>>) -> impl Iterator<Item = Instant> {
-    let waiting = made.values().filter(|made| {
-        made.context.upgrade().is_some_and(|context| !context.is_settled())
-    });
+    let waiting = made
+        .values()
+        .filter(|made| made.context.upgrade().is_some_and(|context| !context.is_settled()));
     waiting.map(|made| made.since + SECRET_WAIT)
 }
 
@@ -295,7 +295,7 @@ impl Store {
         // A file may have changed though its name did not.
         if !is_known || spec.sources().into_iter().any(is_file) {
             let material = material::secret(&spec).map_err(|e| e.to_string())?;
-            self.secrets.insert(name, spec, material);
+            self.secrets.insert(&name, spec, material);
         }
         self.keep_raw(ResourceType::Secret, resource);
         Ok(())
