@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -71,13 +71,18 @@ impl Io {
     /// False if the peer has closed, or has sent something, since the last
     /// read: an idle upstream connection must have neither. No system call
     /// unless the reactor has seen an event.
-    pub(crate) fn is_quiet(&self) -> bool {
-        let tcp = match self {
-            Self::Tcp(io) => io,
-            Self::Tls(io) => io.get_ref().0,
-        };
+    pub(crate) fn is_quiet(&mut self) -> bool {
         let mut byte = [0u8; 1];
-        matches!(tcp.try_read(&mut byte), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+        match self {
+            Self::Tcp(io) => {
+                matches!(io.try_read(&mut byte), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+            }
+            // Bytes may wait in the TLS layer, and a session ticket is none.
+            Self::Tls(io) => {
+                let mut cx = Context::from_waker(Waker::noop());
+                Pin::new(io.as_mut()).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
+            }
+        }
     }
 
     /// The protocol that the TLS handshake chose, if any.
