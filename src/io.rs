@@ -34,7 +34,12 @@ impl Io {
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(io) => Pin::new(io).poll_read(cx, buf),
-            Self::Tls(io) => Pin::new(io.as_mut()).poll_read(cx, buf),
+            // An end without close_notify is an end, as in Envoy: many servers
+            // close like that, and lengths tell what is missing.
+            Self::Tls(io) => match ready!(Pin::new(io.as_mut()).poll_read(cx, buf)) {
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
+                other => Poll::Ready(other),
+            },
         }
     }
 
@@ -197,6 +202,8 @@ pub(crate) struct Writer {
     pieces: VecDeque<Piece>,
     /// Bytes queued and not yet written.
     pub(crate) queued: usize,
+    /// What was written may still be in the TLS layer.
+    unflushed: bool,
     /// All bytes ever written.
     pub(crate) total: u64,
 }
@@ -227,7 +234,7 @@ impl Writer {
 
     /// True if everything has been handed to the kernel.
     pub(crate) fn is_empty(&self) -> bool {
-        self.queued == 0
+        self.queued == 0 && !self.unflushed
     }
 
     /// Writes until the queue is empty.
@@ -245,8 +252,11 @@ impl Writer {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.consume(n);
+            self.unflushed = true;
         }
-        io.poll_flush(cx)
+        ready!(io.poll_flush(cx))?;
+        self.unflushed = false;
+        Poll::Ready(Ok(()))
     }
 
     fn fill<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {

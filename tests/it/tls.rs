@@ -366,6 +366,41 @@ fn clusters_with_the_same_settings_share_connections() {
 }
 
 #[test]
+fn large_bodies_go_through_tls_on_both_sides() {
+    let ca = Authority::new("ca");
+    let model = Upstream::new(|peer| {
+        while let Some(head) = peer.head() {
+            let length = head.split("content-length: ").nth(1).unwrap();
+            let length: usize = length.split("\r\n").next().unwrap().parse().unwrap();
+            let body = peer.take(length).unwrap();
+            peer.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n"));
+            peer.send(body);
+        }
+    });
+    let terminator = Terminator::start(&ca.issue("model"), &ca, model.addr);
+    let world = upstream(&ca, &ca, terminator.addr)
+        .resources(|all| tls::downstream(all, None))
+        .push(tls::secrets(&[tls::identity("downstream_server", &ca.issue("proxy"))]))
+        .start();
+    let mut client = TlsClient::connect(world.addr(), tls::client(&[], None)).unwrap();
+    for size in [1, 16_384, 16_385, 300_000, 6_000_000, 0, 70_000] {
+        let body: Vec<u8> =
+            (0..size).map(|n: u32| n.to_le_bytes()[0] ^ n.to_le_bytes()[1]).collect();
+        assert!(client.post(INFER, &body).unwrap() == body, "{size} bytes come back");
+    }
+    assert_eq!(terminator.handshakes().len(), 1);
+}
+
+#[test]
+fn an_upstream_that_closes_without_close_notify_has_ended_its_body() {
+    let ca = Authority::new("ca");
+    let addr = tls::rude_upstream(&ca.issue("model"), b"HTTP/1.1 200 OK\r\n\r\nto the end");
+    let world = upstream(&ca, &ca, addr).start();
+    let answer = world.client().get(INFER);
+    assert_eq!((answer.status, answer.text()), (200, "to the end"));
+}
+
+#[test]
 fn a_mirror_that_the_scheduler_forgot_to_encrypt_does_no_harm() {
     let (ca, model, shadow) = (Authority::new("ca"), Upstream::ok(), Upstream::ok());
     let world = downstream(&ca, model.addr)
