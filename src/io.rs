@@ -90,6 +90,27 @@ impl Io {
         }
     }
 
+    /// The TLS version as Envoy writes it, `TLSv1.3`.
+    pub(crate) fn tls_version(&self) -> Option<&'static str> {
+        let Self::Tls(io) = self else { return None };
+        match io.get_ref().1.protocol_version()? {
+            rustls::ProtocolVersion::TLSv1_2 => Some("TLSv1.2"),
+            rustls::ProtocolVersion::TLSv1_3 => Some("TLSv1.3"),
+            _ => None,
+        }
+    }
+
+    /// The name that a client asked for in the TLS handshake.
+    pub(crate) fn server_name(&self) -> Option<&str> {
+        match self {
+            Self::Tls(io) => match io.as_ref() {
+                tokio_rustls::TlsStream::Server(stream) => stream.get_ref().1.server_name(),
+                tokio_rustls::TlsStream::Client(_) => None,
+            },
+            Self::Tcp(_) => None,
+        }
+    }
+
     /// The protocol that the TLS handshake chose, if any.
     pub(crate) fn alpn(&self) -> Option<&[u8]> {
         match self {

@@ -233,9 +233,17 @@ pub(crate) struct TlsClient(StreamOwned<ClientConnection, TcpStream>);
 impl TlsClient {
     /// Shakes hands.
     pub(crate) fn connect(addr: SocketAddr, config: ClientConfig) -> std::io::Result<Self> {
+        Self::to(addr, ServerName::IpAddress(addr.ip().into()), config)
+    }
+
+    /// Shakes hands, asking for a name.
+    pub(crate) fn to(
+        addr: SocketAddr,
+        name: ServerName<'static>,
+        config: ClientConfig,
+    ) -> std::io::Result<Self> {
         let mut tcp = TcpStream::connect(addr)?;
         tcp.set_read_timeout(Some(DEADLINE))?;
-        let name = ServerName::IpAddress(addr.ip().into());
         let mut tls = ClientConnection::new(Arc::new(config), name).unwrap();
         while tls.is_handshaking() {
             tls.complete_io(&mut tcp)?;
