@@ -103,7 +103,9 @@ impl Attempt<'_> {
         let _active = Running::new(stats);
         let ended = self.exchange(&mut *up, ends, on_head).await;
         match ended {
-            Ended::Complete(_) if up.is_reusable() => self.worker.pools.give_back(purpose, up),
+            Ended::Complete(_) | Ended::Retry if up.is_reusable() => {
+                self.worker.pools.give_back(purpose, up);
+            }
             Ended::Complete(_) => {}
             _ => up.cut(),
         }

@@ -239,7 +239,7 @@ impl RequestBody {
         self.grpc_status = status.and_then(|value| value.parse().ok());
         if self.keep_trailers {
             let mut kept = Headers::default();
-            crate::http2::read_headers(trailers, &mut kept);
+            crate::http2::read_headers(trailers, crate::logic::mutation::Side::Response, &mut kept);
             self.answer_trailers = Some(kept);
         }
     }

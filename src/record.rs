@@ -15,6 +15,8 @@ use crate::model::{Listener, Route, WeightedTarget};
 #[derive(Debug)]
 pub(crate) struct Record {
     pub(crate) started: Instant,
+    /// The client speaks HTTP/2.
+    http2: bool,
     pub(crate) status: u16,
     pub(crate) flags: ResponseFlags,
     pub(crate) details: Cow<'static, str>,
@@ -40,13 +42,13 @@ pub(crate) struct LogEnds<'a> {
     pub(crate) request: &'a RequestHead,
     pub(crate) response: &'a ResponseHead,
     pub(crate) trailers: Option<&'a Headers>,
-    pub(crate) http2: bool,
 }
 
 impl Record {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(http2: bool) -> Self {
         Self {
             started: Instant::now(),
+            http2,
             status: 0,
             flags: ResponseFlags::default(),
             details: Cow::Borrowed(""),
@@ -79,6 +81,7 @@ impl Record {
             request,
             response,
             start: SystemTime::UNIX_EPOCH,
+            protocol: Some(if self.http2 { "HTTP/2" } else { "HTTP/1.1" }),
             status: self.status,
             attempts: self.attempts,
             upstream_host: self.upstream,
@@ -102,7 +105,6 @@ impl Record {
         let flags = self.flags.to_string();
         let context = LogContext {
             start: SystemTime::now() - elapsed,
-            protocol: Some(if ends.http2 { "HTTP/2" } else { "HTTP/1.1" }),
             flags: &flags,
             details: Some(&self.details),
             bytes_received: self.received,

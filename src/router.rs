@@ -6,7 +6,6 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use crate::attempt::{Attempt, Ended, Ends, Verdict};
@@ -18,16 +17,15 @@ use crate::headers::{HeaderId, RequestHead, ResponseHead};
 use crate::local_reply::{LocalReply, RequestForm, UpstreamError};
 use crate::logic::retry::Outcome;
 use crate::logic::rewrite::GrpcRename;
-use crate::logic::{header_filter, mutation, retry, rewrite};
+use crate::logic::{header_filter, mutation, rewrite};
 use crate::mirror;
 use crate::model::{
-    Action, Cluster, Forward, HeaderMutations, Listener, RetryPolicy, Route, VirtualHost,
-    WeightedTarget,
+    Action, Cluster, Forward, HeaderMutations, Listener, Route, VirtualHost, WeightedTarget,
 };
 use crate::record::{LogEnds, Record};
+use crate::retrying::Retrying;
 use crate::tap::Trace;
 use crate::timer::{IdleTimer, RouteTimeout};
-use crate::worker::Worker;
 
 /// What the protocol end knows of a request beside its head.
 #[derive(Debug, Default)]
@@ -70,6 +68,7 @@ pub(crate) async fn handle<D: Downstream>(
     shard.downstream_rq_active.inc();
     idle.restart(listener.config.stream_idle_timeout);
     let mut answer = worker.take_answer();
+    let record = Record::new(received.http2);
     let mut stream = Stream {
         connection,
         listener,
@@ -79,7 +78,7 @@ pub(crate) async fn handle<D: Downstream>(
         body: RequestBody::new(received.complete),
         received,
         idle,
-        record: Record::new(),
+        record,
     };
     if listener.config.tap.is_some() {
         stream.body.tap = Some(worker.take_tap());
@@ -143,22 +142,28 @@ impl<D: Downstream> Stream<'_, D> {
             return self.refuse(refusal).await;
         }
         edge::to_upstream(self.head);
-        if self.received.upgrade {
-            self.connection.shard().downstream_rq_ws_on_non_ws_route.inc();
-            let chosen = self.choose(listener);
-            return self.reply(LocalReply::upgrade_refused(), chosen).await;
+        if self.received.upgrade
+            && let Some(chosen) = self.choose(listener)
+        {
+            return self.refuse_upgrade(chosen).await;
         }
         if listener.config.header_filter
             && header_filter::apply(self.head) == header_filter::Outcome::ScriptError
         {
             self.connection.shard().lua_errors.inc();
         }
+        self.connection.shard().rq_total.inc();
         let routable = edge::is_routable(self.head) && !self.head.path().is_empty();
         let Some(chosen) = self.choose(listener).filter(|_| routable) else {
             self.connection.shard().no_route.inc();
             self.record.flags.set(ResponseFlag::NoRoute);
             return self.no_route().await;
         };
+        if self.received.upgrade {
+            // Envoy has asked by now whether it may be upgraded, found no route
+            // and passes the upgrade on: nothing that a model server expects.
+            return self.refuse_upgrade(chosen).await;
+        }
         self.record.chose(chosen.route, chosen.target);
         match &chosen.route.action {
             Action::Direct(direct) => {
@@ -183,7 +188,15 @@ impl<D: Downstream> Stream<'_, D> {
     }
 
     async fn no_route(&mut self) -> Fate {
-        self.reply(LocalReply::no_route(), None).await
+        let mut reply = LocalReply::no_route();
+        // What follows a wish for an upgrade is no request.
+        reply.close |= self.received.upgrade;
+        self.reply(reply, None).await
+    }
+
+    async fn refuse_upgrade(&mut self, chosen: Chosen<'_>) -> Fate {
+        self.connection.shard().downstream_rq_ws_on_non_ws_route.inc();
+        self.reply(LocalReply::upgrade_refused(), Some(chosen)).await
     }
 
     /// Refuses a request that is not to be routed at all.
@@ -205,7 +218,6 @@ impl<D: Downstream> Stream<'_, D> {
             self.connection.shard().no_cluster.inc();
             return self.fail(UpstreamError::NoCluster, Some(chosen), false).await;
         };
-        self.connection.shard().rq_total.inc();
         if let Some(limit) = forward.idle_timeout {
             self.idle.restart(limit);
         }
@@ -213,7 +225,12 @@ impl<D: Downstream> Stream<'_, D> {
         self.body.keep_for_retry(forward.retry.is_some());
         self.body.timeout = RouteTimeout::new(forward.timeout);
         self.mirror(forward);
-        self.attempts(chosen, forward, &cluster).await
+        let fate = self.attempts(chosen, forward, &cluster).await;
+        if self.body.abandoned {
+            let worker = &self.connection.worker;
+            target.cluster.stats.shard(worker.shard).retry_or_shadow_abandoned.inc();
+        }
+        fate
     }
 
     /// The request as the upstream is to see it.
@@ -318,7 +335,7 @@ impl<D: Downstream> Stream<'_, D> {
                     let outcome = Outcome::Reset(e.reset_kind());
                     pause = retries.judge(outcome, &self.body, &worker, &mut self.record);
                     if pause.is_none() {
-                        return self.fail(e, Some(chosen), retries.retries.made() > 0).await;
+                        return self.fail(e, Some(chosen), retries.made() > 0).await;
                     }
                     tracing::debug!(cluster = %cluster.name, "attempt failed, retrying: {e:?}");
                 }
@@ -534,6 +551,12 @@ impl<D: Downstream> Stream<'_, D> {
             shard.downstream_rq_time.record(self.record.started.elapsed());
             if !self.body.complete {
                 shard.downstream_rq_response_before_rq_complete.inc();
+                // The connection ends under the rest of the request.
+                if !self.received.http2
+                    && !self.record.flags.has(ResponseFlag::DownstreamConnectionTermination)
+                {
+                    shard.downstream_rq_rx_reset.inc();
+                }
             }
         }
         self.tap();
@@ -542,7 +565,6 @@ impl<D: Downstream> Stream<'_, D> {
             request: self.head,
             response: self.answer,
             trailers: self.body.answer_trailers.as_ref(),
-            http2: self.received.http2,
         };
         self.record.log(self.connection, self.listener, ends);
     }
@@ -576,92 +598,5 @@ impl Tail<'_> {
         record.replied = true;
         record.details = "via_upstream".into();
         record.first_byte = Some(Instant::now());
-    }
-}
-
-/// Retries of one request under its route's policy and its cluster's budget.
-struct Retrying<'a> {
-    policy: Option<&'a RetryPolicy>,
-    target: &'a WeightedTarget,
-    limit: u32,
-    retries: retry::Retries,
-    /// A place in the cluster's budget is taken.
-    held: bool,
-}
-
-impl<'a> Retrying<'a> {
-    fn new(forward: &'a Forward, target: &'a WeightedTarget, cluster: &Cluster) -> Self {
-        Self {
-            policy: forward.retry.as_deref(),
-            target,
-            limit: cluster.limits.max_retries,
-            retries: retry::Retries::default(),
-            held: false,
-        }
-    }
-
-    /// Judges an attempt: how long to wait before the next, or none.
-    fn judge(
-        &mut self,
-        outcome: Outcome,
-        body: &RequestBody,
-        worker: &Worker,
-        record: &mut Record,
-    ) -> Option<Duration> {
-        self.release();
-        let policy = self.policy.filter(|_| body.can_replay())?;
-        let stats = self.target.cluster.stats.shard(worker.shard);
-        let mut retries = self.retries;
-        let verdict = retries.judge(policy, outcome, worker.draw(), || self.take_budget());
-        self.retries = retries;
-        match verdict {
-            retry::Verdict::Pass { after_retry } => {
-                if after_retry {
-                    stats.upstream_rq_retry_success.inc();
-                }
-                None
-            }
-            retry::Verdict::LimitExceeded => {
-                record.flags.set(ResponseFlag::UpstreamRetryLimitExceeded);
-                stats.upstream_rq_retry_limit_exceeded.inc();
-                None
-            }
-            retry::Verdict::Overflow => {
-                record.flags.set(ResponseFlag::UpstreamOverflow);
-                stats.upstream_rq_retry_overflow.inc();
-                None
-            }
-            retry::Verdict::Retry(pause) => {
-                stats.upstream_rq_retry.inc();
-                stats.upstream_rq_retry_backoff_exponential.inc();
-                if let Outcome::Response { status, .. } = outcome {
-                    stats.retry.make().record(status, None);
-                } else {
-                    stats.retry.make().record(503, None);
-                }
-                Some(pause)
-            }
-        }
-    }
-
-    fn take_budget(&mut self) -> bool {
-        let outstanding = &self.target.cluster.usage.retries;
-        self.held = outstanding.fetch_add(1, Relaxed) < self.limit;
-        if !self.held {
-            outstanding.fetch_sub(1, Relaxed);
-        }
-        self.held
-    }
-
-    fn release(&mut self) {
-        if std::mem::take(&mut self.held) {
-            self.target.cluster.usage.retries.fetch_sub(1, Relaxed);
-        }
-    }
-}
-
-impl Drop for Retrying<'_> {
-    fn drop(&mut self) {
-        self.release();
     }
 }

@@ -188,6 +188,8 @@ impl Client {
             shard.downstream_cx_protocol_error.inc();
         }
         shard.replied(reply.status);
+        shard.downstream_rq_response_before_rq_complete.inc();
+        shard.downstream_rq_rx_reset.inc();
         let mut answer = ResponseHead::default();
         let form = RequestForm::default();
         reply.begin(form, &mut answer);

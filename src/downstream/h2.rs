@@ -17,6 +17,7 @@ use crate::exchange::{Body, Downstream, DownstreamError};
 use crate::headers::{HeaderId, RequestHead, ResponseHead, Scheme};
 use crate::http2::{ReceiveHalf, SendHalf, read_headers, write_headers};
 use crate::io::{Io, Reader};
+use crate::logic::mutation::Side;
 use crate::router::{self, Received};
 use crate::timer::IdleTimer;
 
@@ -151,7 +152,7 @@ fn read_head(parts: &http::request::Parts, tls: bool, head: &mut RequestHead) ->
     head.set_method(parts.method.as_str().as_bytes());
     let path = parts.uri.path_and_query().map_or("", |p| p.as_str());
     head.set_path(path.as_bytes());
-    read_headers(&parts.headers, &mut head.headers);
+    read_headers(&parts.headers, Side::Request, &mut head.headers);
     let host = match parts.uri.authority() {
         Some(authority) => Some(authority.as_str().as_bytes().to_vec()),
         None => head.headers.first(HeaderId::Host).map(<[u8]>::to_vec),

@@ -9,6 +9,7 @@ use h2::{RecvStream, SendStream};
 use http::HeaderMap;
 
 use crate::headers::{HeaderId, Headers};
+use crate::logic::mutation::{self, Side};
 
 /// Bytes of body that may wait for flow control per stream before the sender
 /// is held back.
@@ -143,9 +144,9 @@ impl ReceiveHalf {
 }
 
 /// Copies a header map, in its order.
-pub(crate) fn read_headers(map: &HeaderMap, into: &mut Headers) {
+pub(crate) fn read_headers(map: &HeaderMap, side: Side, into: &mut Headers) {
     for (name, value) in map {
-        into.push(name.as_str().as_bytes(), value.as_bytes());
+        mutation::append(into, side, name.as_str().as_bytes(), value.as_bytes());
     }
 }
 

@@ -193,6 +193,10 @@ impl Upstream for Http1 {
                     return Poll::Ready(Some(Err(UpstreamError::ProtocolError)));
                 }
                 Ok(_) => {}
+                // A reset in the middle of a counted body is told as its early end.
+                Err(_) if !self.body.as_mut().is_some_and(BodyReader::end_of_stream) => {
+                    return Poll::Ready(Some(Err(UpstreamError::ProtocolError)));
+                }
                 Err(e) => return Poll::Ready(Some(Err(e))),
             }
         }

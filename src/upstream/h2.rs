@@ -12,6 +12,7 @@ use crate::exchange::{Body, Upstream};
 use crate::headers::{HeaderId, RequestHead, ResponseHead, Scheme};
 use crate::http2::{ReceiveHalf, SendHalf, read_headers, write_headers};
 use crate::local_reply::UpstreamError;
+use crate::logic::mutation::Side;
 use crate::pool::StreamPlace;
 
 /// One stream of a pooled connection.
@@ -98,7 +99,7 @@ impl Upstream for Http2 {
         let (parts, stream) = response.into_parts();
         head.clear();
         head.status = parts.status.as_u16();
-        read_headers(&parts.headers, &mut head.headers);
+        read_headers(&parts.headers, Side::Response, &mut head.headers);
         self.receive = ReceiveHalf::new(stream);
         Poll::Ready(Ok(if self.receive.is_done() {
             Body::Empty
@@ -150,6 +151,8 @@ fn reason(error: &h2::Error) -> UpstreamError {
     }
     match error.reason() {
         Some(h2::Reason::REFUSED_STREAM) => UpstreamError::RefusedStream,
+        // Envoy's codec makes no difference between the peer's finding and its own.
+        Some(h2::Reason::PROTOCOL_ERROR) => UpstreamError::ProtocolError,
         Some(_) if error.is_remote() => UpstreamError::RemoteReset,
         Some(_) => UpstreamError::ProtocolError,
         None => UpstreamError::ConnectionTermination,

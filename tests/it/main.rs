@@ -18,7 +18,6 @@ mod mirrors;
 mod pressure;
 mod reconnect;
 mod rolls;
-mod scale;
 mod scheduler_away;
 mod scheduler_tls;
 mod support;
