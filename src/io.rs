@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -34,7 +34,12 @@ impl Io {
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(io) => Pin::new(io).poll_read(cx, buf),
-            Self::Tls(io) => Pin::new(io.as_mut()).poll_read(cx, buf),
+            // An end without close_notify is an end, as in Envoy: many servers
+            // close like that, and lengths tell what is missing.
+            Self::Tls(io) => match ready!(Pin::new(io.as_mut()).poll_read(cx, buf)) {
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
+                other => Poll::Ready(other),
+            },
         }
     }
 
@@ -71,13 +76,39 @@ impl Io {
     /// False if the peer has closed, or has sent something, since the last
     /// read: an idle upstream connection must have neither. No system call
     /// unless the reactor has seen an event.
-    pub(crate) fn is_quiet(&self) -> bool {
-        let tcp = match self {
-            Self::Tcp(io) => io,
-            Self::Tls(io) => io.get_ref().0,
-        };
+    pub(crate) fn is_quiet(&mut self) -> bool {
         let mut byte = [0u8; 1];
-        matches!(tcp.try_read(&mut byte), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+        match self {
+            Self::Tcp(io) => {
+                matches!(io.try_read(&mut byte), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+            }
+            // Bytes may wait in the TLS layer, and a session ticket is none.
+            Self::Tls(io) => {
+                let mut cx = Context::from_waker(Waker::noop());
+                Pin::new(io.as_mut()).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
+            }
+        }
+    }
+
+    /// The TLS version as Envoy writes it, `TLSv1.3`.
+    pub(crate) fn tls_version(&self) -> Option<&'static str> {
+        let Self::Tls(io) = self else { return None };
+        match io.get_ref().1.protocol_version()? {
+            rustls::ProtocolVersion::TLSv1_2 => Some("TLSv1.2"),
+            rustls::ProtocolVersion::TLSv1_3 => Some("TLSv1.3"),
+            _ => None,
+        }
+    }
+
+    /// The name that a client asked for in the TLS handshake.
+    pub(crate) fn server_name(&self) -> Option<&str> {
+        match self {
+            Self::Tls(io) => match io.as_ref() {
+                tokio_rustls::TlsStream::Server(stream) => stream.get_ref().1.server_name(),
+                tokio_rustls::TlsStream::Client(_) => None,
+            },
+            Self::Tcp(_) => None,
+        }
     }
 
     /// The protocol that the TLS handshake chose, if any.
@@ -192,6 +223,8 @@ pub(crate) struct Writer {
     pieces: VecDeque<Piece>,
     /// Bytes queued and not yet written.
     pub(crate) queued: usize,
+    /// What was written may still be in the TLS layer.
+    unflushed: bool,
     /// All bytes ever written.
     pub(crate) total: u64,
 }
@@ -222,7 +255,7 @@ impl Writer {
 
     /// True if everything has been handed to the kernel.
     pub(crate) fn is_empty(&self) -> bool {
-        self.queued == 0
+        self.queued == 0 && !self.unflushed
     }
 
     /// Writes until the queue is empty.
@@ -240,8 +273,11 @@ impl Writer {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.consume(n);
+            self.unflushed = true;
         }
-        io.poll_flush(cx)
+        ready!(io.poll_flush(cx))?;
+        self.unflushed = false;
+        Poll::Ready(Ok(()))
     }
 
     fn fill<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {

@@ -40,8 +40,8 @@ const SMALL_FRAME_BUDGET: usize = 64 * 1024 * 1024;
 struct Key {
     address: SocketAddr,
     protocol: UpstreamProtocol,
-    /// Identity of the TLS context; 0 without.
-    tls: usize,
+    /// The TLS context; 0 without.
+    tls: u64,
 }
 
 /// All connections of a worker.
@@ -131,7 +131,7 @@ impl Pools {
         let key = Key {
             address: purpose.host.address,
             protocol: purpose.cluster.protocol,
-            tls: purpose.cluster.tls.as_ref().map_or(0, |tls| Arc::as_ptr(tls).addr()),
+            tls: purpose.cluster.tls.as_ref().map_or(0, |tls| tls.id),
         };
         let mut pools = self.by_key.borrow_mut();
         let pool = pools.entry(key).or_insert_with(|| {
@@ -166,7 +166,7 @@ impl Pools {
         let pool = self.host(purpose);
         loop {
             let idle = pool.idle.borrow_mut().pop();
-            let Some(idle) = idle else { break };
+            let Some(mut idle) = idle else { break };
             if idle.connection.is_reusable() {
                 return Ok(idle.connection);
             }
@@ -255,7 +255,7 @@ impl Pools {
         let now = Instant::now();
         self.by_key.borrow_mut().retain(|_, pool| {
             let gone = pool.host.strong_count() == 0;
-            pool.idle.borrow_mut().retain(|idle| {
+            pool.idle.borrow_mut().retain_mut(|idle| {
                 !gone
                     && idle.connection.is_reusable()
                     && now.duration_since(idle.since) < IDLE_TIMEOUT

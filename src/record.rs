@@ -90,6 +90,8 @@ impl Record {
             downstream_remote: Some(connection.remote),
             downstream_local: Some(connection.local),
             connection_id: connection.id,
+            server_name: connection.server_name.as_deref(),
+            tls_version: connection.tls_version,
             ..LogContext::default()
         }
     }

@@ -26,6 +26,10 @@ pub(crate) struct Connection {
     pub(crate) local: SocketAddr,
     pub(crate) id: u64,
     pub(crate) tls: bool,
+    /// `TLSv1.3`; none before the handshake.
+    pub(crate) tls_version: Option<&'static str>,
+    /// Asked for in the handshake (SNI).
+    pub(crate) server_name: Option<Box<str>>,
     name: Arc<str>,
     opened: Instant,
 }
@@ -85,17 +89,21 @@ pub(crate) async fn serve(worker: &Rc<Worker>, name: &Arc<str>, stream: TcpStrea
     }
     let id = worker.connections.get();
     worker.connections.set(id + worker.shard.of as u64);
-    let connection = Connection {
+    let mut connection = Connection {
         worker: Rc::clone(worker),
         stats,
         remote,
         local,
         id,
         tls,
+        tls_version: None,
+        server_name: None,
         name: Arc::clone(name),
         opened: Instant::now(),
     };
     let Ok(mut io) = handshake(&listener, stream).await else { return };
+    connection.tls_version = io.tls_version();
+    connection.server_name = io.server_name().map(Box::from);
     let idle = listener.config.idle_timeout;
     drop(listener);
     let mut reader = Reader::default();

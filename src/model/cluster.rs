@@ -168,7 +168,8 @@ pub struct Cluster {
     pub protocol: UpstreamProtocol,
     /// Its hosts, shared by all clusters with the same endpoints.
     pub endpoints: Arc<EndpointSet>,
-    /// TLS towards the hosts, if any (shared, compared by pointer in pools).
+    /// TLS towards the hosts, if any (shared by clusters with the same
+    /// settings, and so are its connections).
     pub tls: Option<Arc<crate::tls::UpstreamTls>>,
     /// Envoy: `connect_timeout` (default 5 s).
     pub connect_timeout: Duration,

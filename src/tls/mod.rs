@@ -13,7 +13,7 @@ pub(crate) mod verify;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -45,6 +45,9 @@ struct Offers {
 /// A cluster's TLS context. Clusters with the same settings share one object,
 /// so that their connections are shared too.
 pub struct UpstreamTls {
+    /// Different for each context that ever was: pools outlive contexts, and a
+    /// later context may have the address of a former one. Never 0.
+    pub(crate) id: u64,
     config: ArcSwapOption<ClientConfig>,
     settled: AtomicBool,
     /// Sent as SNI; none: no SNI.
@@ -94,7 +97,13 @@ impl Context for UpstreamTls {
 impl UpstreamTls {
     /// A context without settings.
     pub(crate) fn new(server_name: Option<ServerName<'static>>) -> Self {
-        Self { config: ArcSwapOption::empty(), settled: AtomicBool::new(false), server_name }
+        static IDS: AtomicU64 = AtomicU64::new(1);
+        Self {
+            id: IDS.fetch_add(1, Ordering::Relaxed),
+            config: ArcSwapOption::empty(),
+            settled: AtomicBool::new(false),
+            server_name,
+        }
     }
 
     /// New connections use these settings.

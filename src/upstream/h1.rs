@@ -55,7 +55,7 @@ impl Http1 {
     }
 
     /// True if the next request may use this connection.
-    pub(crate) fn is_reusable(&self) -> bool {
+    pub(crate) fn is_reusable(&mut self) -> bool {
         self.keep_alive
             && self.sent
             && self.writer.is_empty()

@@ -3,8 +3,16 @@
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
-use envoy_types::pb::envoy::config::core::v3::{DataSource, data_source::Specifier};
+use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog, access_log::ConfigType};
+use envoy_types::pb::envoy::config::core::v3::{
+    DataSource, SubstitutionFormatString, data_source::Specifier,
+    substitution_format_string::Format,
+};
+use envoy_types::pb::envoy::extensions::access_loggers::file::v3::{
+    FileAccessLog, file_access_log::AccessLogFormat,
+};
 use envoy_types::pb::google::protobuf;
+use envoy_types::util::pack_any;
 use http::Response;
 use radiant::demo::scheduler::Push;
 use radiant::demo::scheduler::cache::SECRET;
@@ -112,6 +120,42 @@ fn a_client_certificate_is_optional_but_must_be_of_the_ca() {
     assert!(ask(Some(&ca.issue("anybody"))).is_ok(), "the name does not matter");
     let refused = ask(Some(&other.issue("proxy"))).unwrap_err().to_string();
     assert!(refused.contains("UnknownCA"), "{refused}");
+}
+
+#[test]
+fn the_access_log_knows_the_handshake() {
+    let (ca, model) = (Authority::new("ca"), Upstream::ok());
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("access.log");
+    let format = "%DOWNSTREAM_TLS_VERSION% %REQUESTED_SERVER_NAME%\n";
+    let log = FileAccessLog {
+        path: path.to_str().unwrap().to_owned(),
+        access_log_format: Some(AccessLogFormat::LogFormat(SubstitutionFormatString {
+            format: Some(Format::TextFormatSource(DataSource {
+                specifier: Some(Specifier::InlineString(format.to_owned())),
+                watched_directory: None,
+            })),
+            ..Default::default()
+        })),
+    };
+    let world = downstream(&ca, model.addr)
+        .managers(move |manager| {
+            manager.access_log = vec![AccessLog {
+                name: "file".to_owned(),
+                filter: None,
+                config_type: Some(ConfigType::TypedConfig(pack_any(log.clone()))),
+            }];
+        })
+        .start();
+    let name = rustls::pki_types::ServerName::try_from("models.example").unwrap();
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let config = tls::client_of(&[version], &[], None);
+        TlsClient::to(world.addr(), name.clone(), config).unwrap().get(INFER).unwrap();
+    }
+    // Lines are written together; at the end, those that are there.
+    drop(world);
+    let log = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(log, "TLSv1.2 models.example\nTLSv1.3 models.example\n");
 }
 
 #[test]
@@ -363,6 +407,41 @@ fn clusters_with_the_same_settings_share_connections() {
     };
     assert_eq!(context("iris_1_http"), context("other_1_http"));
     assert_ne!(context("iris_1_http"), context("iris_1_grpc"));
+}
+
+#[test]
+fn large_bodies_go_through_tls_on_both_sides() {
+    let ca = Authority::new("ca");
+    let model = Upstream::new(|peer| {
+        while let Some(head) = peer.head() {
+            let length = head.split("content-length: ").nth(1).unwrap();
+            let length: usize = length.split("\r\n").next().unwrap().parse().unwrap();
+            let body = peer.take(length).unwrap();
+            peer.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n"));
+            peer.send(body);
+        }
+    });
+    let terminator = Terminator::start(&ca.issue("model"), &ca, model.addr);
+    let world = upstream(&ca, &ca, terminator.addr)
+        .resources(|all| tls::downstream(all, None))
+        .push(tls::secrets(&[tls::identity("downstream_server", &ca.issue("proxy"))]))
+        .start();
+    let mut client = TlsClient::connect(world.addr(), tls::client(&[], None)).unwrap();
+    for size in [1, 16_384, 16_385, 300_000, 6_000_000, 0, 70_000] {
+        let body: Vec<u8> =
+            (0..size).map(|n: u32| n.to_le_bytes()[0] ^ n.to_le_bytes()[1]).collect();
+        assert!(client.post(INFER, &body).unwrap() == body, "{size} bytes come back");
+    }
+    assert_eq!(terminator.handshakes().len(), 1);
+}
+
+#[test]
+fn an_upstream_that_closes_without_close_notify_has_ended_its_body() {
+    let ca = Authority::new("ca");
+    let addr = tls::rude_upstream(&ca.issue("model"), b"HTTP/1.1 200 OK\r\n\r\nto the end");
+    let world = upstream(&ca, &ca, addr).start();
+    let answer = world.client().get(INFER);
+    assert_eq!((answer.status, answer.text()), (200, "to the end"));
 }
 
 #[test]

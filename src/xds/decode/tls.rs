@@ -253,3 +253,7 @@ fn source(source: Option<&core::DataSource>) -> Result<PemSource, Invalid> {
         None => return Err(Invalid::new("value is required")),
     })
 }
+
+#[cfg(test)]
+#[path = "tls_tests.rs"]
+mod tests;

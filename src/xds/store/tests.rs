@@ -32,7 +32,7 @@ fn address(host: &str, port: u32) -> Address {
     }
 }
 
-fn cluster(name: &str, hosts: &[&str]) -> Resource {
+pub(super) fn cluster(name: &str, hosts: &[&str]) -> Resource {
     let endpoint = |host: &&str| LbEndpoint {
         host_identifier: Some(HostIdentifier::Endpoint(Endpoint {
             address: Some(address(host, 9000)),
@@ -67,7 +67,7 @@ fn bad_cluster(name: &str) -> Resource {
     Resource::encode(name, &message)
 }
 
-fn table(name: &str, clusters: &[(&str, u32)]) -> Resource {
+pub(super) fn table(name: &str, clusters: &[(&str, u32)]) -> Resource {
     let routes = clusters.iter().map(|(cluster, weight)| route::Route {
         r#match: Some(route::RouteMatch {
             path_specifier: Some(route::route_match::PathSpecifier::Prefix("/".to_owned())),
@@ -108,7 +108,7 @@ fn any(name: &str, message: &impl Message) -> Any {
     }
 }
 
-fn listener(name: &str, port: u32, routes: &str) -> Resource {
+pub(super) fn listener(name: &str, port: u32, routes: &str) -> Resource {
     let router = hcm::HttpFilter {
         name: "router".to_owned(),
         config_type: Some(hcm::http_filter::ConfigType::TypedConfig(any(
@@ -152,42 +152,42 @@ fn removal(kind: ResourceType, names: &[&str]) -> Update {
     update
 }
 
-struct Bench {
-    plane: Arc<Plane>,
-    store: Store,
-    now: Instant,
+pub(super) struct Bench {
+    pub(super) plane: Arc<Plane>,
+    pub(super) store: Store,
+    pub(super) now: Instant,
 }
 
 impl Bench {
-    fn new(options: StoreOptions) -> Self {
+    pub(super) fn new(options: StoreOptions) -> Self {
         let plane = Plane::new(1, Node::default());
         let store = Store::new(Arc::clone(&plane), options);
         Self { plane, store, now: Instant::now() }
     }
 
-    fn clusters(&mut self, resources: Vec<Resource>) -> Outcome {
+    pub(super) fn clusters(&mut self, resources: Vec<Resource>) -> Outcome {
         self.store.apply(update(ResourceType::Cluster, resources), self.now)
     }
 
-    fn listeners(&mut self, resources: Vec<Resource>) -> Outcome {
+    pub(super) fn listeners(&mut self, resources: Vec<Resource>) -> Outcome {
         self.store.apply(update(ResourceType::Listener, resources), self.now)
     }
 
-    fn routes(&mut self, resources: Vec<Resource>) -> Outcome {
+    pub(super) fn routes(&mut self, resources: Vec<Resource>) -> Outcome {
         self.store.apply(update(ResourceType::Route, resources), self.now)
     }
 
-    fn remove(&mut self, kind: ResourceType, names: &[&str]) -> Outcome {
+    pub(super) fn remove(&mut self, kind: ResourceType, names: &[&str]) -> Outcome {
         self.store.apply(removal(kind, names), self.now)
     }
 
-    fn after(&mut self, time: Duration) -> Option<Instant> {
+    pub(super) fn after(&mut self, time: Duration) -> Option<Instant> {
         self.now += time;
         self.store.poll(self.now)
     }
 
     /// Serves `listener` on table `t` with `a` behind it.
-    fn live(options: StoreOptions) -> Self {
+    pub(super) fn live(options: StoreOptions) -> Self {
         let mut bench = Self::new(options);
         bench.clusters(vec![cluster("a", &["10.0.0.1"])]);
         bench.listeners(vec![listener("l", 9000, "t")]);
@@ -196,7 +196,7 @@ impl Bench {
         bench
     }
 
-    fn is_routable(&self, name: &str) -> bool {
+    pub(super) fn is_routable(&self, name: &str) -> bool {
         self.plane.clusters.find(name).is_some_and(|slot| slot.load().is_some())
     }
 

@@ -233,9 +233,17 @@ pub(crate) struct TlsClient(StreamOwned<ClientConnection, TcpStream>);
 impl TlsClient {
     /// Shakes hands.
     pub(crate) fn connect(addr: SocketAddr, config: ClientConfig) -> std::io::Result<Self> {
+        Self::to(addr, ServerName::IpAddress(addr.ip().into()), config)
+    }
+
+    /// Shakes hands, asking for a name.
+    pub(crate) fn to(
+        addr: SocketAddr,
+        name: ServerName<'static>,
+        config: ClientConfig,
+    ) -> std::io::Result<Self> {
         let mut tcp = TcpStream::connect(addr)?;
         tcp.set_read_timeout(Some(DEADLINE))?;
-        let name = ServerName::IpAddress(addr.ip().into());
         let mut tls = ClientConnection::new(Arc::new(config), name).unwrap();
         while tls.is_handshaking() {
             tls.complete_io(&mut tcp)?;
@@ -256,22 +264,31 @@ impl TlsClient {
     /// Asks and reads head and body.
     pub(crate) fn get(&mut self, path: &str) -> std::io::Result<String> {
         self.0.write_all(format!("GET {path} HTTP/1.1\r\nhost: h\r\n\r\n").as_bytes())?;
-        let mut got = Vec::new();
-        loop {
-            let text = String::from_utf8_lossy(&got).into_owned();
-            if let Some((head, body)) = text.split_once("\r\n\r\n") {
-                let length = head.lines().find_map(|l| l.strip_prefix("content-length: "));
-                let length = length.map_or(0, |v| v.parse::<usize>().unwrap());
-                if body.len() >= length {
-                    return Ok(text);
-                }
-            }
-            let mut piece = [0; 4096];
-            match self.0.read(&mut piece)? {
-                0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-                n => got.extend_from_slice(&piece[..n]),
-            }
+        let (head, body) = self.answer()?;
+        Ok(format!("{head}\r\n\r\n{}", String::from_utf8(body).unwrap()))
+    }
+
+    /// Sends a body and reads the answer's.
+    pub(crate) fn post(&mut self, path: &str, body: &[u8]) -> std::io::Result<Vec<u8>> {
+        let length = body.len();
+        let head = format!("POST {path} HTTP/1.1\r\nhost: h\r\ncontent-length: {length}\r\n\r\n");
+        self.0.write_all(head.as_bytes())?;
+        self.0.write_all(body)?;
+        Ok(self.answer()?.1)
+    }
+
+    fn answer(&mut self) -> std::io::Result<(String, Vec<u8>)> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            self.0.read_exact(&mut byte)?;
+            head.push(byte[0]);
         }
+        let head = String::from_utf8(head).unwrap().trim_end().to_owned();
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let mut body = vec![0; length.map_or(0, |value| value.parse().unwrap())];
+        self.0.read_exact(&mut body)?;
+        Ok((head, body))
     }
 }
 
@@ -365,6 +382,34 @@ async fn accept(
             let _ = tokio::io::copy_bidirectional(&mut downstream, &mut upstream).await;
         });
     }
+}
+
+/// An upstream that reads a request, sends these bytes and closes without a word
+/// of TLS.
+pub(crate) fn rude_upstream(leaf: &Leaf, answer: &'static [u8]) -> SocketAddr {
+    let config =
+        ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![leaf.der()], leaf.private_key())
+            .unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (tcp, _) = listener.accept().unwrap();
+        let tls = rustls::ServerConnection::new(Arc::new(config)).unwrap();
+        let mut stream = StreamOwned::new(tls, tcp);
+        let mut got = Vec::new();
+        while !got.ends_with(b"\r\n\r\n") {
+            let mut piece = [0; 4096];
+            let n = stream.read(&mut piece).unwrap();
+            got.extend_from_slice(&piece[..n]);
+        }
+        stream.write_all(answer).unwrap();
+        stream.flush().unwrap();
+    });
+    addr
 }
 
 /// An HTTP/2 connection to the proxy by TLS.
