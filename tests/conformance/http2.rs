@@ -154,7 +154,6 @@ pub enum Act {
     Data(Vec<u8>, bool),
     Trailers(Vec<(&'static str, &'static str)>),
     Reset(Reason),
-    Hang,
 }
 
 /// A request as received.
@@ -280,10 +279,6 @@ async fn answer(
                     Some(send) => send.send_reset(reason),
                     None => respond.send_reset(reason),
                 }
-                false
-            }
-            Act::Hang => {
-                tokio::time::sleep(LIMIT).await;
                 false
             }
         };
