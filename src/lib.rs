@@ -24,6 +24,7 @@ pub mod model;
 pub mod plane;
 pub mod pool;
 mod record;
+mod retrying;
 pub mod router;
 pub mod run;
 pub mod seldon;

@@ -94,7 +94,7 @@ impl Plane {
             clusters: Clusters::default(),
             endpoints: Endpoints::default(),
             stats: Stats::new(workers),
-            seldon: Arc::new(SeldonMetrics::new(workers + 1)),
+            seldon: Arc::new(SeldonMetrics::new()),
             resources: RwLock::default(),
             bootstrap: RwLock::default(),
             node,

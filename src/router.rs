@@ -6,7 +6,6 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use crate::attempt::{Attempt, Ended, Ends, Verdict};
@@ -18,16 +17,15 @@ use crate::headers::{HeaderId, RequestHead, ResponseHead};
 use crate::local_reply::{LocalReply, RequestForm, UpstreamError};
 use crate::logic::retry::Outcome;
 use crate::logic::rewrite::GrpcRename;
-use crate::logic::{header_filter, mutation, retry, rewrite};
+use crate::logic::{header_filter, mutation, rewrite};
 use crate::mirror;
 use crate::model::{
-    Action, Cluster, Forward, HeaderMutations, Listener, RetryPolicy, Route, VirtualHost,
-    WeightedTarget,
+    Action, Cluster, Forward, HeaderMutations, Listener, Route, VirtualHost, WeightedTarget,
 };
 use crate::record::{LogEnds, Record};
+use crate::retrying::Retrying;
 use crate::tap::Trace;
 use crate::timer::{IdleTimer, RouteTimeout};
-use crate::worker::Worker;
 
 /// What the protocol end knows of a request beside its head.
 #[derive(Debug, Default)]
@@ -144,7 +142,9 @@ impl<D: Downstream> Stream<'_, D> {
             return self.refuse(refusal).await;
         }
         edge::to_upstream(self.head);
-        if self.received.upgrade && let Some(chosen) = self.choose(listener) {
+        if self.received.upgrade
+            && let Some(chosen) = self.choose(listener)
+        {
             return self.refuse_upgrade(chosen).await;
         }
         if listener.config.header_filter
@@ -335,7 +335,7 @@ impl<D: Downstream> Stream<'_, D> {
                     let outcome = Outcome::Reset(e.reset_kind());
                     pause = retries.judge(outcome, &self.body, &worker, &mut self.record);
                     if pause.is_none() {
-                        return self.fail(e, Some(chosen), retries.retries.made() > 0).await;
+                        return self.fail(e, Some(chosen), retries.made() > 0).await;
                     }
                     tracing::debug!(cluster = %cluster.name, "attempt failed, retrying: {e:?}");
                 }
@@ -598,90 +598,5 @@ impl Tail<'_> {
         record.replied = true;
         record.details = "via_upstream".into();
         record.first_byte = Some(Instant::now());
-    }
-}
-
-/// Retries of one request under its route's policy and its cluster's budget.
-struct Retrying<'a> {
-    policy: Option<&'a RetryPolicy>,
-    target: &'a WeightedTarget,
-    limit: u32,
-    retries: retry::Retries,
-    /// A place in the cluster's budget is taken.
-    held: bool,
-}
-
-impl<'a> Retrying<'a> {
-    fn new(forward: &'a Forward, target: &'a WeightedTarget, cluster: &Cluster) -> Self {
-        Self {
-            policy: forward.retry.as_deref(),
-            target,
-            limit: cluster.limits.max_retries,
-            retries: retry::Retries::default(),
-            held: false,
-        }
-    }
-
-    /// Judges an attempt: how long to wait before the next, or none.
-    fn judge(
-        &mut self,
-        outcome: Outcome,
-        body: &RequestBody,
-        worker: &Worker,
-        record: &mut Record,
-    ) -> Option<Duration> {
-        self.release();
-        let policy = self.policy.filter(|_| body.can_replay())?;
-        let stats = self.target.cluster.stats.shard(worker.shard);
-        let mut retries = self.retries;
-        let verdict = retries.judge(policy, outcome, worker.draw(), || self.take_budget());
-        self.retries = retries;
-        match verdict {
-            retry::Verdict::Pass { after_retry } => {
-                if after_retry {
-                    stats.upstream_rq_retry_success.inc();
-                }
-                None
-            }
-            retry::Verdict::LimitExceeded => {
-                record.flags.set(ResponseFlag::UpstreamRetryLimitExceeded);
-                stats.upstream_rq_retry_limit_exceeded.inc();
-                None
-            }
-            retry::Verdict::Overflow => {
-                record.flags.set(ResponseFlag::UpstreamOverflow);
-                stats.upstream_rq_retry_overflow.inc();
-                None
-            }
-            retry::Verdict::Retry(pause) => {
-                stats.upstream_rq_retry.inc();
-                stats.upstream_rq_retry_backoff_exponential.inc();
-                if let Outcome::Response { status, .. } = outcome {
-                    stats.retry.make().record(status, None);
-                }
-                Some(pause)
-            }
-        }
-    }
-
-    fn take_budget(&mut self) -> bool {
-        let outstanding = &self.target.cluster.usage.retries;
-        self.held = outstanding.fetch_add(1, Relaxed) < self.limit;
-        if !self.held {
-            outstanding.fetch_sub(1, Relaxed);
-        }
-        self.held
-    }
-
-    fn release(&mut self) {
-        if std::mem::take(&mut self.held) {
-            self.target.cluster.usage.retries.fetch_sub(1, Relaxed);
-        }
-    }
-}
-
-impl Drop for Retrying<'_> {
-    fn drop(&mut self) {
-        self.release();
     }
 }

@@ -11,12 +11,12 @@
 //! the agent and are never used here.
 
 use std::fmt::Write;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hashbrown::HashMap;
 
-use crate::stats::{Counter, Lazy, Shard};
+use crate::stats::{Counter, PerShard, Shard};
 
 /// Upper bounds of the latency buckets, in seconds. 0.05 is a bound because
 /// alerts are written on it.
@@ -29,6 +29,7 @@ const BOUNDS_US: [u64; BOUNDS_SECONDS.len()] = [
 ];
 
 /// One worker's part of a series.
+#[repr(C)]
 #[derive(Debug, Default)]
 pub struct SeldonShard {
     ok: Counter,
@@ -58,22 +59,18 @@ impl SeldonShard {
 pub struct SeldonSeries {
     experiment: String,
     model: String,
-    shards: usize,
-    cells: OnceLock<Box<[Lazy<SeldonShard>]>>,
+    cells: PerShard<SeldonShard>,
 }
 
 impl SeldonSeries {
     /// The calling thread's shard; made at first use, so that a model nobody
     /// calls costs a pointer.
     pub fn shard(&self, shard: Shard) -> &SeldonShard {
-        let cells =
-            self.cells.get_or_init(|| (0..self.shards.max(1)).map(|_| Lazy::default()).collect());
-        cells[shard.index.min(cells.len() - 1)].make()
+        self.cells.of(shard)
     }
 
     fn total(&self, cell: impl Fn(&SeldonShard) -> &Counter) -> u64 {
-        let cells = self.cells.get().into_iter().flatten().filter_map(Lazy::get);
-        cells.map(|c| cell(c).value()).fold(0, u64::wrapping_add)
+        self.cells.used().map(|c| cell(c).value()).fold(0, u64::wrapping_add)
     }
 
     fn labels(&self) -> String {
@@ -101,17 +98,16 @@ pub(crate) fn escape_label(value: &str, out: &mut String) {
 type Key = (String, String);
 
 /// All series.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct SeldonMetrics {
-    shards: usize,
     series: Mutex<HashMap<Key, Arc<SeldonSeries>>>,
 }
 
 impl SeldonMetrics {
-    /// No series yet; `shards` as in [`crate::stats::Stats::shards`].
+    /// No series yet.
     #[must_use]
-    pub fn new(shards: usize) -> Self {
-        Self { shards, series: Mutex::default() }
+    pub fn new() -> Self {
+        Self { series: Mutex::default() }
     }
 
     /// The series of `model` (its name without version) as an arm of
@@ -124,8 +120,7 @@ impl SeldonMetrics {
             Arc::new(SeldonSeries {
                 experiment: experiment.to_owned(),
                 model: model.to_owned(),
-                shards: self.shards,
-                cells: OnceLock::new(),
+                cells: PerShard::default(),
             })
         });
         Arc::clone(entry)
@@ -144,7 +139,7 @@ impl SeldonMetrics {
     pub fn used(&self) -> Vec<Arc<SeldonSeries>> {
         let series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
         let mut used: Vec<_> =
-            series.values().filter(|s| s.cells.get().is_some()).map(Arc::clone).collect();
+            series.values().filter(|s| s.cells.used().next().is_some()).map(Arc::clone).collect();
         drop(series);
         used.sort_by(|a, b| (&a.experiment, &a.model).cmp(&(&b.experiment, &b.model)));
         used
@@ -232,7 +227,7 @@ mod tests {
 
     #[test]
     fn a_request_shows_in_every_family() {
-        let metrics = SeldonMetrics::new(2);
+        let metrics = SeldonMetrics::new();
         let series = metrics.handle("ab-test", "baseline");
         series.shard(SHARD).record(true, Duration::from_millis(50));
         series.shard(SHARD).record(false, Duration::from_secs(100));
@@ -256,7 +251,7 @@ mod tests {
 
     #[test]
     fn the_same_names_share_a_series_and_unheld_series_leave() {
-        let metrics = SeldonMetrics::new(1);
+        let metrics = SeldonMetrics::new();
         let series = metrics.handle("", "iris");
         assert!(Arc::ptr_eq(&series, &metrics.handle("", "iris")));
         assert!(metrics.used().is_empty());

@@ -12,7 +12,7 @@ use super::Connection;
 use crate::body::BodyReader;
 use crate::exchange::{Body, Downstream, DownstreamError};
 use crate::flags::ResponseFlag;
-use crate::headers::{RequestHead, ResponseHead};
+use crate::headers::{RequestHead, ResponseHead, Scheme};
 use crate::http1::body::{CHUNK_END, LAST_CHUNK, chunk_head};
 use crate::http1::request::{Parser, RequestInfo};
 use crate::http1::write::{self, Coding, ResponseFraming};
@@ -115,6 +115,9 @@ impl Client {
                         Ok(Parsed::Partial) => {}
                         Ok(Parsed::Complete { consumed, body, info }) => {
                             let _ = self.reader.buf.split_to(consumed);
+                            if connection.tls {
+                                head.scheme = Scheme::Https;
+                            }
                             return Poll::Ready(Next::Request(body, info));
                         }
                         Err(e) => return Poll::Ready(Next::Refused(e)),

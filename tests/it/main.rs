@@ -21,4 +21,5 @@ mod rolls;
 mod scheduler_away;
 mod scheduler_tls;
 mod support;
+mod tls;
 mod updates;

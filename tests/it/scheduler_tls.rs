@@ -5,8 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use radiant::config::{self, Command, Environment, Settings};
 use radiant::demo::scheduler::{Scheduler, SchedulerOptions};
 use radiant::plane::{Node, Plane, ServerState};
+use radiant::run::{Hooks, Proxy};
 use radiant::xds::stream::{self, StreamOptions};
 use radiant::xds::tls::SchedulerTls;
 use radiant::xds::{SharedStore, Store, StoreOptions};
@@ -17,6 +19,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio_rustls::TlsAcceptor;
+
+use crate::support::{Upstream, World, quiet_settings};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -101,6 +105,39 @@ fn the_ca_is_checked_and_the_name_is_not() {
     let plane = client(&runtime, address, &unnamed);
     until("turned away", || plane.stats.control.cds.update_failure.value() > 1);
     assert_eq!(plane.state(), ServerState::PreInitializing);
+}
+
+#[test]
+fn pem_content_in_the_environment_is_all_it_takes() {
+    let runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = { runtime }.worker_threads(1).enable_all().build().unwrap();
+    let world = World::of("iris", Upstream::refusing()).start();
+    let address = terminate(&runtime, world.scheduler.addr());
+    let start = |ca: &str| {
+        let text = |file| String::from_utf8(pem(file)).unwrap();
+        let environment = Environment::from_fn(|name| {
+            Some(match name {
+                "SELDON_SCHEDULER_HOST" => address.ip().to_string(),
+                "SELDON_SCHEDULER_PORT" => address.port().to_string(),
+                "ENVOY_SECURITY_PROTOCOL" => "SSL".to_owned(),
+                "ENVOY_XDS_CLIENT_TLS_CRT" => text("proxy.pem"),
+                "ENVOY_XDS_CLIENT_TLS_KEY" => text("proxy.key"),
+                "ENVOY_XDS_SERVER_TLS_CA" => text(ca),
+                _ => return None,
+            })
+        });
+        let Command::Run(flags) = config::parse_flags(["radiant".to_owned()]).unwrap() else {
+            panic!("no arguments mean run")
+        };
+        let settings = config::load(&flags, &environment).unwrap();
+        Proxy::start(Settings { source: settings.source, ..quiet_settings() }, Hooks::default())
+            .unwrap()
+    };
+    let proxy = start("ca.pem");
+    until("told", || proxy.plane().clusters.find("iris_1_http").is_some());
+    let stranger = start("other-ca.pem");
+    until("refused", || stranger.plane().stats.control.cds.update_failure.value() > 1);
+    assert!(stranger.plane().clusters.find("iris_1_http").is_none());
 }
 
 #[test]

@@ -44,7 +44,7 @@ impl World {
         control.active_clusters.set(2);
         control.connected_state.set(1);
         control.cds.update_success.inc();
-        let seldon = Arc::new(SeldonMetrics::new(plane.stats.shards));
+        let seldon = Arc::new(SeldonMetrics::new());
         let logging = LogControl::detached(Level::Info);
         let drain_time = Duration::from_secs(600);
         let ops = Arc::new(AdminOps::new(&plane, logging, seldon, to_json, drain_time));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::cluster::v3 as pb;
-use envoy_types::pb::envoy::config::core::v3::{HealthStatus, RoutingPriority, TransportSocket};
+use envoy_types::pb::envoy::config::core::v3::{HealthStatus, RoutingPriority};
 use envoy_types::pb::envoy::config::endpoint::v3 as ep;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3 as up;
 use prost::Message;
@@ -14,6 +14,7 @@ use super::Invalid;
 use super::error::{At, Unset, overlook, refuse, warn_once};
 use super::scalar::{duration_or, socket_address, unpack, wrapped};
 use crate::model::{EndpointAddress, Limits, UpstreamProtocol};
+use crate::tls::spec::UpstreamSpec;
 
 /// Envoy's default.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -31,6 +32,8 @@ pub struct DecodedCluster {
     pub name: String,
     /// Protocol towards hosts.
     pub protocol: UpstreamProtocol,
+    /// TLS towards hosts; none: plain text.
+    pub tls: Option<UpstreamSpec>,
     /// As configured, in the order given.
     pub endpoints: Vec<EndpointAddress>,
     /// Envoy: `dns_refresh_rate`.
@@ -64,7 +67,6 @@ pub fn cluster(message: &Bytes) -> Result<DecodedCluster, Invalid> {
     if c.name.is_unset() {
         return Err(Invalid::new("value length must be at least 1 characters").at("name"));
     }
-    transport_socket(c.transport_socket.as_ref()).at("transport_socket")?;
     balancing(&c)?;
     let connect_timeout =
         duration_or(c.connect_timeout.as_ref(), "connect_timeout", CONNECT_TIMEOUT)?;
@@ -75,29 +77,17 @@ pub fn cluster(message: &Bytes) -> Result<DecodedCluster, Invalid> {
     if refresh < Duration::from_millis(1) {
         return Err(Invalid::new("value must be greater than 1ms").at("dns_refresh_rate"));
     }
+    let protocol = protocol(&c)?;
+    let tls = super::tls::upstream(c.transport_socket.as_ref(), protocol);
     Ok(DecodedCluster {
         refresh,
-        protocol: protocol(&c)?,
+        protocol,
+        tls: tls.at("transport_socket")?,
         endpoints: endpoints(&c)?,
         connect_timeout,
         limits: c.circuit_breakers.as_ref().map(limits).unwrap_or_default(),
         name: c.name,
     })
-}
-
-/// A transport socket that means plain text. TLS is named as not supported.
-pub(super) fn transport_socket(socket: Option<&TransportSocket>) -> Result<(), Invalid> {
-    use envoy_types::pb::envoy::config::core::v3::transport_socket::ConfigType;
-    let Some(socket) = socket else { return Ok(()) };
-    let url = match &socket.config_type {
-        Some(ConfigType::TypedConfig(any)) => any.type_url.rsplit('/').next().unwrap_or_default(),
-        None => &socket.name,
-    };
-    match url {
-        "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"
-        | "envoy.transport_sockets.raw_buffer" => Ok(()),
-        other => Err(Invalid::new(format!("transport socket '{other}' is not supported"))),
-    }
 }
 
 fn balancing(c: &pb::Cluster) -> Result<(), Invalid> {

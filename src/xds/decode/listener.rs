@@ -7,10 +7,10 @@ use envoy_types::pb::google::protobuf::Any;
 use prost::Message;
 
 use super::Invalid;
-use super::cluster::transport_socket;
 use super::error::{At, Unset, overlook, refuse, warn_once};
-use super::scalar::{ip_address, unpack};
+use super::scalar::{ip_address, limit, unpack};
 use crate::model::ListenerConfig;
+use crate::tls::spec::{DownstreamSpec, HANDSHAKE_TIMEOUT};
 
 const CONNECTION_MANAGER: &str =
     "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
@@ -22,6 +22,8 @@ pub struct DecodedListener {
     pub config: ListenerConfig,
     /// The table.
     pub routes: RouteSource,
+    /// TLS towards clients; none: plain text. Not yet in `config`.
+    pub tls: Option<DownstreamSpec>,
 }
 
 /// Where a listener's table comes from.
@@ -82,7 +84,8 @@ pub fn listener(message: &Bytes) -> Result<DecodedListener, Invalid> {
     };
     let mut config = ListenerConfig::new(&l.name, address, "");
     let routes = filter_chain(chain, &mut config).at_index("filter_chains", 0)?;
-    Ok(DecodedListener { config, routes })
+    let tls = tls(chain).at_index("filter_chains", 0)?;
+    Ok(DecodedListener { config, routes, tls })
 }
 
 fn filter_chain(
@@ -95,13 +98,19 @@ fn filter_chain(
     if chain.use_proxy_proto.is_some_and(|v| v.value) {
         return Err(Invalid::unsupported("use_proxy_proto"));
     }
-    overlook!(chain, "FilterChain"; metadata, transport_socket_connect_timeout);
-    transport_socket(chain.transport_socket.as_ref()).at("transport_socket")?;
+    overlook!(chain, "FilterChain"; metadata);
     let [filter] = &*chain.filters else {
         return Err(Invalid::new("exactly one network filter is supported").at("filters"));
     };
     let manager = connection_manager(filter).at_index("filters", 0)?;
     super::connection_manager::apply(&manager, config).at("typed_config").at_index("filters", 0)
+}
+
+fn tls(chain: &pb::FilterChain) -> Result<Option<DownstreamSpec>, Invalid> {
+    let timeout =
+        limit(chain.transport_socket_connect_timeout.as_ref(), "transport_socket_connect_timeout")?;
+    let timeout = timeout.unwrap_or(HANDSHAKE_TIMEOUT);
+    super::tls::downstream(chain.transport_socket.as_ref(), timeout).at("transport_socket")
 }
 
 fn connection_manager(filter: &pb::Filter) -> Result<HttpConnectionManager, Invalid> {

@@ -21,10 +21,12 @@ mod scalar;
 mod table;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod walk;
 
 pub use cluster::{DecodedCluster, cluster};
 pub use error::Invalid;
 pub use listener::{DecodedListener, RouteSource, listener};
 pub use table::{RouteCache, RouteContext, table};
+pub use tls::secret;
 pub(crate) use walk::first_string;

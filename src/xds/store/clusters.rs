@@ -8,6 +8,7 @@ use hashbrown::{HashMap, HashSet};
 use super::Store;
 use crate::logic::ads::ResourceType;
 use crate::model::{Cluster, ClusterName, ClusterSlot, Clusters};
+use crate::tls::Context;
 use crate::xds::decode;
 use crate::xds::update::Resource;
 
@@ -61,13 +62,14 @@ impl ClusterStates {
 }
 
 impl Store {
-    pub(super) fn take_cluster(&mut self, resource: Resource) -> Result<(), String> {
+    pub(super) fn take_cluster(&mut self, resource: Resource, now: Instant) -> Result<(), String> {
         let name = ClusterName::from(&*resource.name);
         if !self.is_held(ResourceType::Cluster, &resource) {
             let decoded = decode::cluster(&resource.value).map_err(|e| e.to_string())?;
             if decoded.name != resource.name {
                 return Err(format!("the message's name is '{}' [name]", decoded.name));
             }
+            let tls = decoded.tls.map(|spec| self.secrets.upstream(spec, now)).transpose()?;
             let cluster = Arc::new(Cluster {
                 name: name.clone(),
                 protocol: decoded.protocol,
@@ -75,7 +77,7 @@ impl Store {
                     .plane
                     .endpoints
                     .intern_refreshed(decoded.endpoints, decoded.refresh),
-                tls: None,
+                tls,
                 connect_timeout: decoded.connect_timeout,
                 limits: decoded.limits,
                 added_via_api: true,
@@ -111,14 +113,14 @@ impl Store {
         self.clusters.warming.insert(name);
     }
 
-    /// Puts the clusters whose look-ups are done into their slots.
+    /// Puts the clusters that are warm into their slots.
     pub(super) fn warm_clusters(&mut self) {
         let states = &mut self.clusters;
         let by_name = &mut states.by_name;
         states.warming.retain(|name| {
             let Some(state) = by_name.get_mut(name) else { return false };
             match &state.warming {
-                Some(cluster) if cluster.endpoints.is_resolved() => {
+                Some(cluster) if is_warm(cluster) => {
                     state.slot.store(Some(Arc::clone(cluster)));
                     state.active = state.warming.take();
                     false
@@ -172,6 +174,11 @@ impl Store {
         stats.active_clusters.set(u64::try_from(active).unwrap_or(u64::MAX));
         stats.warming_clusters.set(u64::try_from(warming).unwrap_or(u64::MAX));
     }
+}
+
+/// True if its host names were looked up and its secrets are there.
+fn is_warm(cluster: &Cluster) -> bool {
+    cluster.endpoints.is_resolved() && cluster.tls.as_ref().is_none_or(|tls| tls.is_settled())
 }
 
 /// True if replacing one by the other would change nothing but the object.

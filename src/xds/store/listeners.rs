@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::Store;
 use super::tables::Tables;
 use crate::logic::ads::ResourceType;
 use crate::model::{Listener, ListenerConfig, RouteTable};
 use crate::stats::ControlStats;
+use crate::tls::Context;
 use crate::xds::decode::{self, RouteCache, RouteContext};
 use crate::xds::update::Resource;
 
@@ -34,11 +36,19 @@ struct Version {
     source: TableSource,
 }
 
+impl Version {
+    /// True if its table and its secrets are there.
+    fn is_ready(&self, tables: &Tables) -> bool {
+        self.source.table(tables).is_some()
+            && self.config.tls.as_ref().is_none_or(|tls| tls.is_settled())
+    }
+}
+
 #[derive(Debug, Default)]
 struct ListenerState {
     /// Serves.
     active: Option<Version>,
-    /// Waits for its table; `active` serves meanwhile.
+    /// Waits for its table or secrets; `active` serves meanwhile.
     warming: Option<Version>,
     /// What `active` replaced; serves again if `active` cannot open its socket.
     previous: Option<Version>,
@@ -74,12 +84,12 @@ impl Listeners {
         self.by_name.values().all(|l| l.warming.is_none())
     }
 
-    /// Activates listeners whose table has arrived; true if there were any.
+    /// Activates listeners whose table and secrets have arrived; true if there were any.
     pub(super) fn promote(&mut self, tables: &Tables, stats: &ControlStats) -> bool {
         let mut changed = false;
         let (mut active, mut warming) = (0, 0);
         for state in self.by_name.values_mut() {
-            if state.warming.as_ref().is_some_and(|v| v.source.table(tables).is_some()) {
+            if state.warming.as_ref().is_some_and(|v| v.is_ready(tables)) {
                 state.previous = std::mem::replace(&mut state.active, state.warming.take());
                 changed = true;
             }
@@ -118,9 +128,9 @@ impl Listeners {
 }
 
 impl Store {
-    pub(super) fn take_listener(&mut self, resource: Resource) -> Result<(), String> {
+    pub(super) fn take_listener(&mut self, resource: Resource, now: Instant) -> Result<(), String> {
         if !self.is_held(ResourceType::Listener, &resource) {
-            let version = self.decode_listener(&resource)?;
+            let version = self.decode_listener(&resource, now)?;
             let stats = &self.plane.stats.control;
             if self.listeners.by_name.contains_key(&resource.name) {
                 stats.listener_modified.inc();
@@ -134,8 +144,8 @@ impl Store {
         Ok(())
     }
 
-    fn decode_listener(&self, resource: &Resource) -> Result<Version, String> {
-        let decoded = decode::listener(&resource.value).map_err(|e| e.to_string())?;
+    fn decode_listener(&mut self, resource: &Resource, now: Instant) -> Result<Version, String> {
+        let mut decoded = decode::listener(&resource.value).map_err(|e| e.to_string())?;
         let name = &decoded.config.name;
         if *name != resource.name {
             return Err(format!("the message's name is '{name}' [name]"));
@@ -160,6 +170,8 @@ impl Store {
                 TableSource::Inline(Arc::new(table))
             }
         };
+        let tls = decoded.tls.map(|spec| self.secrets.downstream(spec, now));
+        decoded.config.tls = tls.transpose()?;
         Ok(Version { config: Arc::new(decoded.config), source })
     }
 

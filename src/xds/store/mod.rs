@@ -5,7 +5,8 @@
 //! * **Per resource, not per response**: a good resource is applied whatever its
 //!   neighbours are; a bad one leaves its previous version in force and is named.
 //! * **Make before break**: a new cluster is routable once its host names were
-//!   looked up (with success or not); a changed one serves in its old version
+//!   looked up (with success or not) and its secrets are there, a listener once
+//!   its table and its secrets are; a changed one serves in its old version
 //!   until then. A table that names a cluster which is still warming waits for
 //!   it, at most [`StoreOptions::route_wait`]; one whose new routes name a
 //!   cluster that nobody has told of waits a moment, in case it overtook it.
@@ -22,6 +23,7 @@
 
 mod clusters;
 mod listeners;
+mod secrets;
 mod shared;
 mod tables;
 #[cfg(test)]
@@ -107,6 +109,7 @@ pub struct Store {
     clusters: clusters::ClusterStates,
     tables: tables::Tables,
     listeners: listeners::Listeners,
+    secrets: secrets::Secrets,
     seen: [bool; 4],
     wanted_tables: BTreeSet<String>,
     clusters_warm: bool,
@@ -128,6 +131,7 @@ impl Store {
             clusters: clusters::ClusterStates::default(),
             tables: tables::Tables::default(),
             listeners: listeners::Listeners::default(),
+            secrets: secrets::Secrets::default(),
             seen: [false; 4],
             wanted_tables: BTreeSet::new(),
             clusters_warm: false,
@@ -231,7 +235,7 @@ impl Store {
         Progress {
             clusters_warm: self.clusters_warm,
             routes: self.listeners.route_names(),
-            secrets: BTreeSet::new(),
+            secrets: self.secrets.names(),
         }
     }
 
@@ -274,10 +278,10 @@ impl Store {
         for resource in update.resources {
             let name = resource.name.clone();
             let taken = match kind {
-                ResourceType::Cluster => self.take_cluster(resource),
-                ResourceType::Listener => self.take_listener(resource),
+                ResourceType::Cluster => self.take_cluster(resource, now),
+                ResourceType::Listener => self.take_listener(resource, now),
                 ResourceType::Route => self.take_table(resource, now),
-                ResourceType::Secret => Err("secrets are not supported yet".to_owned()),
+                ResourceType::Secret => self.take_secret(resource),
             };
             match taken {
                 Ok(()) => outcome.accepted += 1,
@@ -303,6 +307,7 @@ impl Store {
     }
 
     fn advance(&mut self, now: Instant) -> Vec<Rejected> {
+        self.secrets.advance(now);
         self.warm_clusters();
         if self.seen[ResourceType::Cluster as usize] && self.clusters.all_warm() {
             self.clusters_warm = true;
@@ -326,7 +331,8 @@ impl Store {
     fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let leaving = self.clusters.is_any_leaving().then(|| now + LEAVING_CHECK);
         let save = self.save_at.filter(|_| self.save.is_some());
-        [leaving, save, self.tables.next_deadline(&self.clusters)].into_iter().flatten().min()
+        let waits = [self.tables.next_deadline(&self.clusters), self.secrets.next_deadline()];
+        [leaving, save].into_iter().chain(waits).flatten().min()
     }
 
     /// Publishes listeners with their tables; a listener that cannot open its

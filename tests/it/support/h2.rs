@@ -156,7 +156,15 @@ impl H2Client {
     pub(crate) async fn with(addr: SocketAddr, settings: &h2::client::Builder) -> Self {
         let socket = TcpStream::connect(addr).await.unwrap();
         socket.set_nodelay(true).unwrap();
-        let (sender, connection) = settings.handshake(socket).await.unwrap();
+        Self::over(socket, settings).await
+    }
+
+    /// Over a stream that is connected.
+    pub(crate) async fn over<T>(stream: T, settings: &h2::client::Builder) -> Self
+    where
+        T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+    {
+        let (sender, connection) = settings.handshake(stream).await.unwrap();
         tokio::spawn(connection);
         Self { sender }
     }

@@ -8,6 +8,7 @@ mod client;
 mod h2;
 mod load;
 mod ports;
+pub(crate) mod tls;
 mod upstream;
 mod world;
 

@@ -25,6 +25,7 @@ type Edit = Box<dyn Fn(&mut MeshResources) + Send>;
 pub(crate) struct Setup {
     mesh: Mesh,
     edits: Vec<Edit>,
+    first: Vec<Push>,
     settings: Settings,
 }
 
@@ -42,8 +43,19 @@ pub(crate) struct World {
 impl World {
     /// A world with one model.
     pub(crate) fn of(model: &str, upstream: SocketAddr) -> Setup {
-        Setup { mesh: Mesh::default(), edits: Vec::new(), settings: quiet_settings() }
-            .model(model, &[upstream])
+        let setup = Setup {
+            mesh: Mesh::default(),
+            edits: Vec::new(),
+            first: Vec::new(),
+            settings: quiet_settings(),
+        };
+        setup.model(model, &[upstream])
+    }
+
+    /// Waits until the proxy serves.
+    pub(crate) fn wait_live(&self) {
+        eventually("the proxy serves", || self.proxy.plane().state() == ServerState::Live);
+        TcpStream::connect(self.addr()).expect("a live proxy has its port open");
     }
 
     /// Where the proxy takes requests.
@@ -151,8 +163,21 @@ impl Setup {
         self
     }
 
+    /// Something that the scheduler has from the beginning.
+    pub(crate) fn push(mut self, push: Push) -> Self {
+        self.first.push(push);
+        self
+    }
+
     /// Starts everything; back when the proxy serves.
     pub(crate) fn start(self) -> World {
+        let world = self.launch();
+        world.wait_live();
+        world
+    }
+
+    /// Starts everything; back at once.
+    pub(crate) fn launch(self) -> World {
         // In a thread of its own: a scheduler cannot start within a runtime, and
         // some stories are asynchronous.
         let started = std::thread::spawn(|| self.start_here()).join();
@@ -160,7 +185,7 @@ impl Setup {
     }
 
     fn start_here(self) -> World {
-        let Self { mesh, edits, mut settings } = self;
+        let Self { mesh, edits, first, mut settings } = self;
         let ports = Ports::reserve();
         let options = ListenerOptions {
             http_host: "127.0.0.1".to_owned(),
@@ -177,13 +202,11 @@ impl Setup {
         })
         .unwrap();
         let resources = edited(&mesh, &options, &edits);
-        for push in push_all(&resources) {
+        for push in first.into_iter().chain(push_all(&resources)) {
             scheduler.handle().push(push);
         }
         settings.source = ads(scheduler.addr());
         let proxy = Proxy::start(settings, Hooks::default()).unwrap();
-        eventually("the proxy serves", || proxy.plane().state() == ServerState::Live);
-        TcpStream::connect(ports.addr(0)).expect("a live proxy has its port open");
         World { proxy, scheduler, mesh, edits, options, ports }
     }
 }
