@@ -311,7 +311,7 @@ fn upstreams() -> Vec<Case> {
                 ("seldon-model", "{m}.experiment"),
             ];
             call(p, "POST", GRPC, &headers, Some(MESSAGE));
-            p.expect(copy.wait(1), "send a copy");
+            p.expect(copy.wait_body(), "send a copy with its body");
             note_calls(p, &main);
             for line in copy.received().remove(0).lines {
                 let own = if line.contains("x-forwarded-for") {
