@@ -119,6 +119,9 @@ fn start(
     tokio::task::spawn_local(async move {
         let _count = count;
         let (parts, receive) = request.into_parts();
+        // As Envoy counts: method, scheme, path and authority too, and every line
+        // before lines are joined.
+        let fields = parts.headers.len() + 3 + usize::from(parts.uri.authority().is_some());
         let mut head = RequestHead::default();
         let has_host = read_head(&parts, connection.tls, &mut head);
         let mut stream = Http2Stream {
@@ -137,8 +140,8 @@ fn start(
         let Some(listener) = connection.listener() else {
             return stream.respond.send_reset(h2::Reason::REFUSED_STREAM);
         };
-        // The host counts, as on HTTP/1. Envoy resets such a stream.
-        if head.headers.len() >= listener.config.max_head_fields {
+        // Envoy resets such a stream.
+        if fields > listener.config.max_head_fields {
             return stream.respond.send_reset(h2::Reason::INTERNAL_ERROR);
         }
         let mut idle = IdleTimer::new(listener.config.stream_idle_timeout);

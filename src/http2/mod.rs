@@ -183,3 +183,23 @@ impl SendHalf {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repeated_standard_lines_of_a_request_are_joined_as_on_http1() {
+        let mut map = HeaderMap::new();
+        for (name, value) in [("accept", "a"), ("accept", "b"), ("x-a", "1"), ("x-a", "2")] {
+            map.append(name, http::HeaderValue::from_static(value));
+        }
+        let mut headers = Headers::default();
+        read_headers(&map, Side::Request, &mut headers);
+        let lines: Vec<_> = headers.iter().map(|f| (f.name, f.value)).collect();
+        assert_eq!(
+            lines,
+            [(&b"accept"[..], &b"a,b"[..]), (&b"x-a"[..], &b"1"[..]), (&b"x-a"[..], &b"2"[..])]
+        );
+    }
+}

@@ -158,3 +158,16 @@ fn reason(error: &h2::Error) -> UpstreamError {
         None => UpstreamError::ConnectionTermination,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reset_that_names_a_protocol_error_is_one() {
+        let error = h2::Error::from(h2::Reason::PROTOCOL_ERROR);
+        assert_eq!(reason(&error), UpstreamError::ProtocolError);
+        let error = h2::Error::from(h2::Reason::REFUSED_STREAM);
+        assert_eq!(reason(&error), UpstreamError::RefusedStream);
+    }
+}

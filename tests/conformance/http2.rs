@@ -154,7 +154,6 @@ pub enum Act {
     Data(Vec<u8>, bool),
     Trailers(Vec<(&'static str, &'static str)>),
     Reset(Reason),
-    Hang,
 }
 
 /// A request as received.
@@ -191,9 +190,11 @@ impl Upstream {
         self.received.lock().unwrap().clone()
     }
 
-    pub fn wait(&self, count: usize) -> bool {
+    /// Waits for a request whose body was read; false if none comes.
+    pub fn wait_body(&self) -> bool {
         let deadline = std::time::Instant::now() + LIMIT;
-        while self.received().len() < count {
+        let is_body = |line: &String| line.starts_with("> body");
+        while !self.received().iter().any(|r| r.lines.iter().any(is_body)) {
             if std::time::Instant::now() > deadline {
                 return false;
             }
@@ -280,10 +281,6 @@ async fn answer(
                     Some(send) => send.send_reset(reason),
                     None => respond.send_reset(reason),
                 }
-                false
-            }
-            Act::Hang => {
-                tokio::time::sleep(LIMIT).await;
                 false
             }
         };

@@ -164,19 +164,22 @@ fn clients() -> Vec<Case> {
     ]
 }
 
-/// What comes back, but for the greeting.
+/// What comes back, but for the greeting, and whether the model got it.
 fn note_frames(p: &mut Probe<'_>, fields: &[(&str, &str)]) {
-    for line in http2::raw(p.side.ports.http, fields) {
+    let upstream = p.serve(ok());
+    let model = p.id.clone();
+    let fields = [fields, &[("seldon-model", model.as_str())]].concat();
+    for line in http2::raw(p.side.ports.http, &fields) {
         if !line.starts_with("SETTINGS") && !line.starts_with("WINDOW") {
             p.note("frame", line);
         }
     }
+    p.note_received(&upstream);
 }
 
 /// Header blocks that no client library would send.
 fn malformed() -> Vec<Case> {
-    let usual =
-        [(":method", "GET"), (":scheme", "http"), (":path", "/nowhere"), (":authority", "h")];
+    let usual = [(":method", "GET"), (":scheme", "http"), (":path", "/v2/x"), (":authority", "h")];
     let with = |extra: &[(&'static str, &'static str)]| [&usual[..], extra].concat();
     let frames = |id: &'static str, fields: Vec<(&'static str, &'static str)>| {
         case(id, move |p| note_frames(p, &fields))
@@ -214,14 +217,14 @@ fn malformed() -> Vec<Case> {
         frames("H04/blank", vec![usual[0], usual[1], (":path", "/a b"), usual[3]]),
         frames("H04/length", with(&[("content-length", "5")])),
         frames("H04/host-too", with(&[("host", "g")])),
-        frames("H05/pass", with(&many[..96])),
-        frames("H05/over", with(&many[..97])),
+        frames("H05/pass", with(&many[..95])),
+        frames("H05/over", with(&many[..96])),
         case("H05/large", |p| {
             let big = "b".repeat(62_000);
             let fields = [
                 (":method", "GET"),
                 (":scheme", "http"),
-                (":path", "/nowhere"),
+                (":path", "/v2/x"),
                 (":authority", "h"),
                 ("a", big.as_str()),
             ];
@@ -308,7 +311,7 @@ fn upstreams() -> Vec<Case> {
                 ("seldon-model", "{m}.experiment"),
             ];
             call(p, "POST", GRPC, &headers, Some(MESSAGE));
-            p.expect(copy.wait(1), "send a copy");
+            p.expect(copy.wait_body(), "send a copy with its body");
             note_calls(p, &main);
             for line in copy.received().remove(0).lines {
                 let own = if line.contains("x-forwarded-for") {

@@ -3,6 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
+use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
+use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
+use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, Route, route};
+use envoy_types::pb::envoy::r#type::matcher::v3::{
+    RegexMatcher, StringMatcher, string_matcher::MatchPattern,
+};
+use envoy_types::pb::envoy::r#type::v3::Int64Range;
+use envoy_types::pb::google::protobuf;
 use radiant::seldon::{Backend, Experiment, ExperimentKind, Mesh, Pipeline};
 
 use super::{Case, case};
@@ -16,6 +25,8 @@ pub fn cases() -> Vec<Case> {
     cases.extend(weights());
     cases.extend(mirrors());
     cases.extend(retries());
+    cases.extend(matchers());
+    cases.extend(additions());
     cases
 }
 
@@ -366,6 +377,8 @@ fn retries() -> Vec<Case> {
         }),
         large("R33", 900_000, 6),
         large("R34", 1_200_000, 1),
+        case("R35", crowd),
+        case("R36", back_off),
         case("R44/echo", |p| {
             let _upstream = p.serve(echo());
             p.infer("x-%41: %25\r\n");
@@ -412,4 +425,209 @@ fn large(id: &'static str, size: usize, count: usize) -> Case {
         let prefix = format!("cluster.{}_1_http.", p.id);
         p.note_stats(&prefix, &before, super::stats::CLUSTER);
     })
+}
+
+/// Nine failing requests at once, with the scheduler's long back-off: five wait
+/// for their retry, the others are answered at once.
+fn crowd(p: &mut Probe<'_>) {
+    let upstream = p.upstream(always(status(503, "", "down")));
+    let models = vec![model(&p.id, &[upstream.port])];
+    p.mesh_with(&Mesh { models, ..Mesh::default() }, |route| wait_between(route, 250));
+    let before = p.stats(&format!("cluster.{}_1_http.", p.id));
+    let mut clients: Vec<Client> = (0..9).map(|_| infer(p)).collect();
+    p.expect(upstream.wait(|r| r.len() >= 9), "reach the upstream");
+    let statuses: Vec<u16> =
+        clients.iter_mut().map(|c| c.reply(false).map_or(0, |r| r.status())).collect();
+    p.note("statuses", format!("{statuses:?}"));
+    let prefix = format!("cluster.{}_1_http.", p.id);
+    let after = p.stats(&prefix);
+    let name = format!("{prefix}upstream_rq_retry_overflow");
+    let overflown =
+        after.get(&name).copied().unwrap_or(0) - before.get(&name).copied().unwrap_or(0);
+    // How many of the five come back early is chance.
+    p.expect((1..=4).contains(&overflown), format!("refuse some: {overflown}"));
+    p.note("some were refused", (1..=4).contains(&overflown));
+}
+
+/// The scheduler's own back-off: no pause is longer than its cap.
+fn back_off(p: &mut Probe<'_>) {
+    let upstream = p.upstream(always(status(503, "", "down")));
+    let models = vec![model(&p.id, &[upstream.port])];
+    p.mesh_with(&Mesh { models, ..Mesh::default() }, |route| wait_between(route, 500));
+    p.infer("");
+    let at: Vec<_> = upstream.received().iter().filter_map(|r| r.at).collect();
+    let pauses: Vec<Duration> = at.windows(2).map(|w| w[1] - w[0]).collect();
+    let caps = [500, 1000, 2000, 4000, 5000].map(Duration::from_millis);
+    let slack = Duration::from_millis(200);
+    let within = pauses.len() == 5 && pauses.iter().zip(caps).all(|(p, cap)| *p < cap + slack);
+    p.expect(within, format!("wait no longer than the caps: {pauses:?}"));
+    p.note("within the caps", within);
+}
+
+/// Sets the base of the back-off, in milliseconds.
+fn wait_between(route: &mut Route, milliseconds: i32) {
+    if let Some(route::Action::Route(action)) = &mut route.action
+        && let Some(back_off) =
+            action.retry_policy.as_mut().and_then(|policy| policy.retry_back_off.as_mut())
+    {
+        let interval = protobuf::Duration { seconds: 0, nanos: milliseconds.min(999) * 1_000_000 };
+        back_off.base_interval = Some(interval);
+    }
+}
+
+/// The case's routes with these header matchers; which of the given values match
+/// is compared.
+fn matched(
+    id: &'static str,
+    matcher: HeaderMatcher,
+    expected: &'static [(&'static str, bool)],
+) -> Case {
+    case(id, move |p| {
+        let upstream = p.upstream(ok());
+        let models = vec![model(&p.id, &[upstream.port])];
+        p.mesh_with(&Mesh { models, ..Mesh::default() }, |route| {
+            if let Some(m) = &mut route.r#match {
+                m.headers.push(matcher.clone());
+            }
+        });
+        for (headers, routed) in expected {
+            let reply = p.get("/v2/x", &format!("seldon-model: {{m}}\r\n{headers}"));
+            let code = if *routed { 200 } else { 404 };
+            p.expect(reply.status() == code, format!("{headers:?}: {}", reply.line));
+        }
+    })
+}
+
+fn matchers() -> Vec<Case> {
+    let on_x = |specifier| HeaderMatcher {
+        name: "x-a".to_owned(),
+        header_match_specifier: Some(specifier),
+        ..Default::default()
+    };
+    let text = |pattern, ignore_case| {
+        HeaderMatchSpecifier::StringMatch(StringMatcher {
+            ignore_case,
+            match_pattern: Some(pattern),
+        })
+    };
+    let inverted = |matcher| HeaderMatcher { invert_match: true, ..matcher };
+    let regex = RegexMatcher { regex: "a.c".to_owned(), ..Default::default() };
+    vec![
+        matched(
+            "R44/prefix",
+            on_x(text(MatchPattern::Prefix("ab".into()), false)),
+            &[("x-a: abc\r\n", true), ("x-a: Abc\r\n", false), ("", false)],
+        ),
+        matched(
+            "R44/suffix",
+            on_x(text(MatchPattern::Suffix("bc".into()), false)),
+            &[("x-a: abc\r\n", true), ("x-a: bcd\r\n", false)],
+        ),
+        matched(
+            "R44/contains",
+            on_x(text(MatchPattern::Contains("b".into()), true)),
+            &[("x-a: aBc\r\n", true), ("x-a: ac\r\n", false)],
+        ),
+        matched(
+            "R44/exact",
+            on_x(text(MatchPattern::Exact("aBc".into()), true)),
+            &[("x-a: AbC\r\n", true), ("x-a: abcd\r\n", false)],
+        ),
+        matched(
+            "R44/regex",
+            on_x(text(MatchPattern::SafeRegex(regex), false)),
+            &[("x-a: abc\r\n", true), ("x-a: xabc\r\n", false), ("x-a: abcx\r\n", false)],
+        ),
+        matched(
+            "R44/range",
+            on_x(HeaderMatchSpecifier::RangeMatch(Int64Range { start: 3, end: 5 })),
+            &[
+                ("x-a: 3\r\n", true),
+                ("x-a: 5\r\n", false),
+                ("x-a: 04\r\n", true),
+                ("x-a: 4x\r\n", false),
+                ("x-a: +4\r\n", true),
+                ("", false),
+            ],
+        ),
+        matched(
+            "R44/present",
+            on_x(HeaderMatchSpecifier::PresentMatch(true)),
+            &[("x-a:\r\n", true), ("", false)],
+        ),
+        matched(
+            "R44/not-present",
+            inverted(on_x(HeaderMatchSpecifier::PresentMatch(true))),
+            &[("x-a:\r\n", false), ("", true)],
+        ),
+        matched(
+            "R45",
+            inverted(on_x(text(MatchPattern::Exact("a".into()), false))),
+            &[("x-a: b\r\n", true), ("x-a: a\r\n", false), ("", false)],
+        ),
+    ]
+}
+
+/// The case's routes with these additions to requests and replies.
+fn added(
+    id: &'static str,
+    additions: &'static [(&'static str, &'static str, HeaderAppendAction)],
+) -> Case {
+    case(id, move |p| {
+        let upstream = p.upstream(always(status(200, "x-a: up\r\n", "")));
+        let models = vec![model(&p.id, &[upstream.port])];
+        p.mesh_with(&Mesh { models, ..Mesh::default() }, |route| {
+            let list = additions.iter().map(|(key, value, action)| HeaderValueOption {
+                header: Some(HeaderValue {
+                    key: (*key).to_owned(),
+                    value: (*value).to_owned(),
+                    ..Default::default()
+                }),
+                append_action: (*action).into(),
+                ..Default::default()
+            });
+            route.request_headers_to_add = list.collect();
+            route.response_headers_to_add.clone_from(&route.request_headers_to_add);
+        });
+        let reply = p.infer("x-a: client\r\n");
+        p.expect(reply.status() == 200, "answer 200");
+        p.note_received(&upstream);
+    })
+}
+
+fn additions() -> Vec<Case> {
+    use HeaderAppendAction::{
+        AddIfAbsent, AppendIfExistsOrAdd, OverwriteIfExists, OverwriteIfExistsOrAdd,
+    };
+    vec![
+        added(
+            "R46",
+            &[
+                ("x-b", "50 %% of %%", AppendIfExistsOrAdd),
+                ("x-c", "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% %PROTOCOL%", AppendIfExistsOrAdd),
+            ],
+        ),
+        added(
+            "R47/append",
+            &[("x-a", "one", AppendIfExistsOrAdd), ("x-b", "", AppendIfExistsOrAdd)],
+        ),
+        added(
+            "R47/overwrite",
+            &[("x-a", "one", OverwriteIfExistsOrAdd), ("x-b", "two", OverwriteIfExistsOrAdd)],
+        ),
+        added(
+            "R47/overwrite-existing",
+            &[("x-a", "one", OverwriteIfExists), ("x-b", "two", OverwriteIfExists)],
+        ),
+        added("R47/absent", &[("x-a", "one", AddIfAbsent), ("x-b", "two", AddIfAbsent)]),
+        added(
+            "R47/mixed",
+            &[
+                ("x-a", "one", AppendIfExistsOrAdd),
+                ("x-a", "two", OverwriteIfExists),
+                ("accept", "x", AppendIfExistsOrAdd),
+                ("accept", "y", AppendIfExistsOrAdd),
+            ],
+        ),
+    ]
 }
