@@ -152,7 +152,6 @@ impl Attempt<'_> {
             return Err(UpstreamError::Overflow.into());
         }
         let _pending = Count::new(&usage.pending);
-        stats.upstream_rq_pending_total.inc();
         stats.upstream_rq_pending_active.inc();
         let permit = present(ends, async {
             loop {

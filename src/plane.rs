@@ -1,8 +1,9 @@
 //! What the threads of the process share: the published snapshot, the
 //! directories of clusters and endpoints, statistics and the server's state.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -56,6 +57,8 @@ pub struct Plane {
     pub resources: RwLock<Resources>,
     /// The bootstrap in proto3 JSON, for `/config_dump`.
     pub bootstrap: RwLock<serde_json::Value>,
+    /// The utility listener, which is not part of snapshots: name and address.
+    pub utility: OnceLock<(String, SocketAddr)>,
     /// Identity.
     pub node: Node,
     /// When the process started.
@@ -97,6 +100,7 @@ impl Plane {
             seldon: Arc::new(SeldonMetrics::new()),
             resources: RwLock::default(),
             bootstrap: RwLock::default(),
+            utility: OnceLock::new(),
             node,
             started: Instant::now(),
             started_at: SystemTime::now(),

@@ -170,10 +170,13 @@ impl Pools {
             if idle.connection.is_reusable() {
                 return Ok(idle.connection);
             }
+            idle.connection.lost();
         }
         let stats = purpose.slot.stats.shard(self.shard);
-        let io = connect(purpose, stats).await?;
+        stats.upstream_rq_pending_total.inc();
+        // Also those that fail to open, as in Envoy.
         stats.upstream_cx_http1_total.inc();
+        let io = connect(purpose, stats).await?;
         Ok(Box::new(Http1::new(io, Open::new(Arc::clone(&purpose.slot.stats), self.shard))))
     }
 
@@ -217,6 +220,8 @@ impl Pools {
         pool: &Rc<HostPool>,
     ) -> Result<(), UpstreamError> {
         let stats = purpose.slot.stats.shard(self.shard);
+        stats.upstream_rq_pending_total.inc();
+        stats.upstream_cx_http2_total.inc();
         let io = connect(purpose, stats).await?;
         let open = Open::new(Arc::clone(&purpose.slot.stats), self.shard);
         let (sender, connection) = h2::client::Builder::new()
@@ -228,7 +233,6 @@ impl Pools {
             .handshake::<_, Bytes>(io)
             .await
             .map_err(|_| UpstreamError::ConnectionTermination)?;
-        stats.upstream_cx_http2_total.inc();
         let multiplexed = Rc::new(Multiplexed {
             sender: RefCell::new(sender),
             active: Cell::new(0),
@@ -240,6 +244,8 @@ impl Pools {
             if let Err(e) = connection.await {
                 tracing::debug!("upstream HTTP/2 connection ended: {e}");
             }
+            // It ends when the peer closes it, or after the last handle is gone.
+            open.ends(!multiplexed.closed.get(), multiplexed.active.get() > 0);
             multiplexed.closed.set(true);
             drop(open);
             if let Some(pool) = pool.upgrade() {
@@ -256,9 +262,11 @@ impl Pools {
         self.by_key.borrow_mut().retain(|_, pool| {
             let gone = pool.host.strong_count() == 0;
             pool.idle.borrow_mut().retain_mut(|idle| {
-                !gone
-                    && idle.connection.is_reusable()
-                    && now.duration_since(idle.since) < IDLE_TIMEOUT
+                let alive = idle.connection.is_reusable();
+                if !alive {
+                    idle.connection.lost();
+                }
+                !gone && alive && now.duration_since(idle.since) < IDLE_TIMEOUT
             });
             if gone {
                 // Streams in progress keep their connection until they end.
@@ -295,12 +303,24 @@ pub(crate) struct Open {
     stats: Arc<ClusterStats>,
     shard: Shard,
     since: Instant,
+    /// The peer closed it.
+    remote: Cell<bool>,
+    /// A request was in progress at its end.
+    active: Cell<bool>,
 }
 
 impl Open {
     fn new(stats: Arc<ClusterStats>, shard: Shard) -> Self {
         stats.shard(shard).upstream_cx_active.inc();
-        Self { stats, shard, since: Instant::now() }
+        let since = Instant::now();
+        Self { stats, shard, since, remote: Cell::new(false), active: Cell::new(false) }
+    }
+
+    /// Notes how the connection ends, for its accounts: by the peer or by the
+    /// proxy, with or without a request in progress.
+    pub(crate) fn ends(&self, remote: bool, active: bool) {
+        self.remote.set(remote);
+        self.active.set(active);
     }
 
     /// The statistics this connection belongs to.
@@ -314,6 +334,16 @@ impl Drop for Open {
         let stats = self.stats.shard(self.shard);
         stats.upstream_cx_active.dec();
         stats.upstream_cx_destroy.inc();
+        let (side, side_active) = if self.remote.get() {
+            (&stats.upstream_cx_destroy_remote, &stats.upstream_cx_destroy_remote_with_active_rq)
+        } else {
+            (&stats.upstream_cx_destroy_local, &stats.upstream_cx_destroy_local_with_active_rq)
+        };
+        side.inc();
+        if self.active.get() {
+            stats.upstream_cx_destroy_with_active_rq.inc();
+            side_active.inc();
+        }
         stats.connections.make().upstream_cx_length_ms.record(self.since.elapsed());
     }
 }

@@ -272,7 +272,11 @@ fn admin_ops(
 /// The utility listener: refused before the proxy is live, as in Envoy.
 async fn serve_utility(utility: UtilityListener, plane: Arc<Plane>, ops: Arc<AdminOps>) {
     match admin::utility::bind_when_live(&plane, utility.address).await {
-        Ok(socket) => admin::utility::serve(socket, &utility.stat_prefix, plane, ops).await,
+        Ok(socket) => {
+            let address = socket.local_addr().unwrap_or(utility.address);
+            let _ = plane.utility.set((utility.name.clone(), address));
+            admin::utility::serve(socket, &utility.stat_prefix, plane, ops).await;
+        }
         Err(e) => {
             tracing::error!(address = %utility.address, "utility listener: {e}");
             plane.begin_exit();

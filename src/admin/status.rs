@@ -198,7 +198,9 @@ fn address_json(address: SocketAddr) -> Value {
 /// `/listeners`
 pub(super) fn listeners(plane: &Plane, as_json: bool) -> Reply {
     let snapshot = plane.snapshot.load();
-    let all = snapshot.listeners.iter().map(|l| (&l.config.name, l.config.address));
+    let utility = plane.utility.get().map(|(name, address)| (name, *address));
+    let data = snapshot.listeners.iter().map(|l| (&l.config.name, l.config.address));
+    let all = utility.into_iter().chain(data);
     if !as_json {
         return Reply::text(all.map(|(name, at)| format!("{name}::{at}\n")).collect::<String>());
     }

@@ -76,6 +76,12 @@ impl Http1 {
     pub(crate) fn cut(&mut self) {
         self.count();
         self.keep_alive = false;
+        self.open.ends(self.reader.eof, true);
+    }
+
+    /// The peer closed the connection while it was idle.
+    pub(crate) fn lost(&self) {
+        self.open.ends(true, false);
     }
 
     fn count(&mut self) {
