@@ -2,10 +2,12 @@
 //! thread for everything else (xDS, DNS, admin, file watch, signals).
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
+
+use tokio::sync::watch;
 
 use crate::access_log::{self, AccessLogs};
 use crate::admin::{self, AdminOps, LogControl};
@@ -241,16 +243,26 @@ fn make_store(plane: &Arc<Plane>, settings: &Settings, workers: &Workers) -> Sha
     let mut listeners = ListenerManager::new(Arc::clone(plane), workers.senders.clone());
     store.on_publish(Box::new(move |snapshot| listeners.apply(snapshot)));
     if let Some(path) = settings.saved_snapshot.clone() {
+        let (latest, changes) = watch::channel(Resources::default());
+        tokio::task::spawn_local(save_changes(path, changes));
         store.on_save(Box::new(move |resources| {
-            let (path, resources) = (path.clone(), resources.clone());
-            tokio::task::spawn_blocking(move || {
-                if let Err(e) = saved::save(&path, &resources) {
-                    tracing::warn!("configuration not saved: {e}");
-                }
-            });
+            latest.send_replace(resources.clone());
         }));
     }
     SharedStore::new(store)
+}
+
+/// Saves what was accepted, one write at a time, the latest state each time:
+/// on a slow disk states in between are left out, never mixed.
+async fn save_changes(path: PathBuf, mut changes: watch::Receiver<Resources>) {
+    while changes.changed().await.is_ok() {
+        let resources = changes.borrow_and_update().clone();
+        let path = path.clone();
+        let saved = tokio::task::spawn_blocking(move || saved::save(&path, &resources)).await;
+        if let Ok(Err(e)) = saved {
+            tracing::warn!("configuration not saved: {e}");
+        }
+    }
 }
 
 fn admin_ops(
