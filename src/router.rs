@@ -4,6 +4,8 @@
 //! [`handle`] is called by the HTTP/1 and HTTP/2 ends alike with a parsed head;
 //! it loads the published configuration once and keeps it to the end.
 
+mod endings;
+
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,10 +13,10 @@ use std::time::{Duration, Instant};
 use crate::attempt::{Attempt, Ended, Ends, Verdict};
 use crate::downstream::Connection;
 use crate::edge;
-use crate::exchange::{Body, Downstream, DownstreamError, Failure, RequestBody};
+use crate::exchange::{Downstream, Failure, RequestBody};
 use crate::flags::ResponseFlag;
 use crate::headers::{HeaderId, RequestHead, ResponseHead};
-use crate::local_reply::{LocalReply, RequestForm, UpstreamError};
+use crate::local_reply::{LocalReply, UpstreamError};
 use crate::logic::retry::Outcome;
 use crate::logic::rewrite::GrpcRename;
 use crate::logic::{header_filter, mutation, rewrite};
@@ -22,9 +24,8 @@ use crate::mirror;
 use crate::model::{
     Action, Cluster, Forward, HeaderMutations, Listener, Route, VirtualHost, WeightedTarget,
 };
-use crate::record::{LogEnds, Record};
+use crate::record::Record;
 use crate::retrying::Retrying;
-use crate::tap::Trace;
 use crate::timer::{IdleTimer, RouteTimeout};
 
 /// What the protocol end knows of a request beside its head.
@@ -362,211 +363,6 @@ impl<D: Downstream> Stream<'_, D> {
             std::future::Future::poll(pause.as_mut(), cx).map(|()| None)
         })
         .await
-    }
-
-    /// Ends a request that has no answer and will get none from upstream.
-    async fn gave_up(&mut self, failure: Failure, chosen: Chosen<'_>) -> Fate {
-        match failure {
-            Failure::Downstream(DownstreamError::Gone) => {
-                self.count_cancelled(chosen);
-                self.record.flags.set(ResponseFlag::DownstreamConnectionTermination);
-                self.connection.shard().downstream_rq_rx_reset.inc();
-                Fate::Abort
-            }
-            Failure::Downstream(DownstreamError::Malformed(e)) => {
-                self.count_cancelled(chosen);
-                self.connection.shard().downstream_cx_protocol_error.inc();
-                self.reply(e.reply(), Some(chosen)).await
-            }
-            Failure::Upstream(e) => self.fail(e, Some(chosen), self.record.attempts > 1).await,
-            Failure::Idle => {
-                self.connection.shard().downstream_rq_idle_timeout.inc();
-                self.reply(LocalReply::stream_idle(self.body.complete), Some(chosen)).await
-            }
-            Failure::Timeout => {
-                self.connection.shard().downstream_rq_timeout.inc();
-                if let Some(target) = chosen.target {
-                    let shard = self.connection.worker.shard;
-                    target.cluster.stats.shard(shard).upstream_rq_timeout.inc();
-                }
-                self.reply(LocalReply::route_timeout(), Some(chosen)).await
-            }
-        }
-    }
-
-    fn count_cancelled(&self, chosen: Chosen<'_>) {
-        if let Some(target) = chosen.target {
-            let stats = target.cluster.stats.shard(self.connection.worker.shard);
-            stats.upstream_rq_cancelled.inc();
-        }
-    }
-
-    /// An answer that was cut after its head had left. What came before the cut
-    /// still goes to the client.
-    async fn cut(&mut self, failure: Failure, chosen: Chosen<'_>, target: &WeightedTarget) -> Fate {
-        let shard = self.connection.shard();
-        match failure {
-            Failure::Downstream(_) => {
-                self.record.flags.set(ResponseFlag::DownstreamConnectionTermination);
-                shard.downstream_rq_rx_reset.inc();
-                self.down.abort();
-                self.finished(chosen, target);
-                return Fate::Abort;
-            }
-            Failure::Upstream(e) => {
-                self.record.flags.set(e.flag());
-                shard.downstream_rq_tx_reset.inc();
-            }
-            Failure::Idle => {
-                self.record.flags.set(ResponseFlag::StreamIdleTimeout);
-                shard.downstream_rq_idle_timeout.inc();
-            }
-            Failure::Timeout => {
-                self.record.flags.set(ResponseFlag::UpstreamRequestTimeout);
-                shard.downstream_rq_timeout.inc();
-            }
-        }
-        // HTTP/2 drops what is queued when it resets: its connection's task gets
-        // one turn to write.
-        let _ = std::future::poll_fn(|cx| std::task::Poll::Ready(self.down.poll_flush(cx))).await;
-        tokio::task::yield_now().await;
-        self.down.abort();
-        self.finished(chosen, target);
-        Fate::Close
-    }
-
-    /// Counts a final answer of the cluster.
-    fn finished(&self, chosen: Chosen<'_>, target: &WeightedTarget) {
-        let stats = target.cluster.stats.shard(self.connection.worker.shard);
-        let elapsed = self.body.completed.map(|at| at.elapsed());
-        stats.external.record(self.record.status, elapsed);
-        let grpc_ok = self.body.grpc_status.is_none_or(|status| status == 0);
-        self.seldon(chosen, self.record.status < 400 && grpc_ok);
-    }
-
-    /// Counts a request in the metrics that Seldon's dashboards ask for.
-    fn seldon(&self, chosen: Chosen<'_>, ok: bool) {
-        let Some(target) = chosen.target else { return };
-        let worker = &self.connection.worker;
-        let series = target.series.get_or_init(|| {
-            let (experiment, model) = chosen.route.seldon_names(target);
-            worker.plane.seldon.handle(&experiment, &model)
-        });
-        series.shard(worker.shard).record(ok, self.record.started.elapsed());
-    }
-
-    /// Answers for an upstream that did not.
-    async fn fail(
-        &mut self,
-        error: UpstreamError,
-        chosen: Option<Chosen<'_>>,
-        retried: bool,
-    ) -> Fate {
-        let reply = error.reply(retried);
-        let target = chosen.and_then(|c| c.target).filter(|_| error != UpstreamError::NoCluster);
-        if let Some(target) = target {
-            let stats = target.cluster.stats.shard(self.connection.worker.shard);
-            stats.external.record(reply.status, None);
-        }
-        if let Some(chosen) = chosen {
-            self.seldon(chosen, false);
-        }
-        self.reply(reply, chosen).await
-    }
-
-    /// Sends an answer of the proxy's own.
-    async fn reply(&mut self, reply: LocalReply, chosen: Option<Chosen<'_>>) -> Fate {
-        for flag in reply.flags.iter() {
-            self.record.flags.set(flag);
-        }
-        let form = RequestForm {
-            grpc: edge::wants_grpc_reply(self.head),
-            head: self.head.method() == b"HEAD",
-        };
-        reply.begin(form, self.answer);
-        if let Some(chosen) = chosen {
-            let mut scratch = Vec::new();
-            let context = self.record.context(self.connection, Some(self.head), None);
-            let levels = chosen.response_levels(self.listener);
-            mutation::apply_response(
-                self.answer,
-                levels.into_iter().flatten(),
-                &context,
-                &mut scratch,
-            );
-        }
-        let body = reply.finish(form, &self.connection.worker.date(), self.answer);
-        self.record.details = reply.details;
-        self.record.status = self.answer.status;
-        let close = reply.close
-            || !self.received.keep_alive
-            || (!self.body.complete && !self.received.http2)
-            || self.connection.draining();
-        self.record.replied = true;
-        let empty = body.is_empty();
-        let kind = if empty { Body::Empty } else { Body::Length(body.len() as u64) };
-        if self.down.send_head(self.answer, kind, close).is_err() {
-            return Fate::Abort;
-        }
-        if !empty {
-            self.record.sent = body.len() as u64;
-            self.down.send_data(body);
-            self.down.finish(None);
-        }
-        let flushed = std::future::poll_fn(|cx| self.down.poll_flush(cx)).await;
-        match flushed {
-            Ok(()) if close => Fate::Close,
-            Ok(()) => Fate::KeepAlive,
-            Err(_) => Fate::Abort,
-        }
-    }
-
-    /// Hands the request to the tap if it, or its answer, asks for that.
-    fn tap(&mut self) {
-        let Some(bodies) = self.body.tap.take() else { return };
-        let worker = &self.connection.worker;
-        if let Some(tap) = &self.listener.config.tap {
-            let response = self.record.replied.then_some(&*self.answer);
-            if tap.wants_request(self.head) || response.is_some_and(|r| tap.wants_response(r)) {
-                let trace = Trace {
-                    request: self.head,
-                    request_body: &bodies.request,
-                    request_trailers: None,
-                    response,
-                    response_body: &bodies.response,
-                    response_trailers: self.body.answer_trailers.as_ref(),
-                };
-                worker.taps.submit(tap, worker.draw(), &trace);
-                self.connection.shard().tap_rq_tapped.inc();
-            }
-        }
-        worker.put_tap(bodies);
-    }
-
-    /// Statistics, access logs and taps of a request that has ended.
-    fn account(&mut self) {
-        let shard = self.connection.shard();
-        if self.record.replied {
-            shard.replied(self.record.status);
-            shard.downstream_rq_time.record(self.record.started.elapsed());
-            if !self.body.complete {
-                shard.downstream_rq_response_before_rq_complete.inc();
-                // The connection ends under the rest of the request.
-                if !self.received.http2
-                    && !self.record.flags.has(ResponseFlag::DownstreamConnectionTermination)
-                {
-                    shard.downstream_rq_rx_reset.inc();
-                }
-            }
-        }
-        self.tap();
-        self.record.received = self.body.bytes;
-        let ends = LogEnds {
-            request: self.head,
-            response: self.answer,
-            trailers: self.body.answer_trailers.as_ref(),
-        };
-        self.record.log(self.connection, self.listener, ends);
     }
 }
 
