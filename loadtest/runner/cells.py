@@ -106,13 +106,19 @@ def cpu_grpc(world, name, settings):
 
 def latency(world, name, settings):
     rate, connections, workers = settings["rate"], settings["connections"], settings["workers"]
-    port = (world.upstream(workers) if name == DIRECT else world.proxy(name, workers)).http
+    streams = settings.get("streams", 0)
     if name == DIRECT:
         for proxy in world.proxies.values():
             world._signal(proxy, signal.SIGSTOP)
-    delay = settings.get("delay_ms", 5)
-    loaders.oha(world.tools, port, 1, rate, connections, workers, delay)
-    result = loaders.oha(world.tools, port, world.latency_seconds, rate, connections, workers, delay)
+        # The upstream speaks HTTP/1.1 there: a connection for each stream.
+        port, connections, streams = world.upstream(workers).http, connections * max(streams, 1), 0
+    else:
+        proxy = world.proxy(name, workers)
+        port = proxy.grpc if streams else proxy.http
+    load = lambda seconds: loaders.oha(world.tools, port, seconds, rate, connections, workers,
+                                       delay_ms=5, streams=streams)
+    load(1)
+    result = load(world.latency_seconds)
     return dict(result["ms"]), result["errors"]
 
 
@@ -202,10 +208,14 @@ def all_cells():
     for workers in (1, 2):
         for connections in (4, 400):
             for rate in (500, 2000):
+                # 4 connections of HTTP/1.1 cannot carry 2,000 requests of 5 ms.
+                streams = 8 if rate * 0.005 > connections else 0
                 add(f"latency-{rate}-{connections}-{workers}", "latency",
-                    f"{rate} rps, {connections} connections, {workers} worker"
-                    + ("s" if workers > 1 else ""),
-                    latency, (DIRECT, *NAMES), rate=rate, connections=connections, workers=workers)
+                    f"{rate} rps, {connections} connections"
+                    + (f" of HTTP/2 with {streams} streams" if streams else "")
+                    + f", {workers} worker" + ("s" if workers > 1 else ""),
+                    latency, (DIRECT, *NAMES), rate=rate, connections=connections, workers=workers,
+                    streams=streams)
     for count in (1, 1000, 10_000, 100_000):
         who = ("Radiant", "HAProxy") if count > 10_000 else ("Radiant", "Envoy", "HAProxy")
         add(f"models-{count}", "models", f"{count:,} models", models, who, models=count)

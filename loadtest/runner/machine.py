@@ -163,7 +163,8 @@ class Quota:
 def first_line(argv):
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=20)
-        return next((l for l in (done.stdout + done.stderr).splitlines() if l.strip()), "?").strip()
+        line = next((l for l in (done.stdout + done.stderr).splitlines() if l.strip()), "?").strip()
+        return line.removeprefix(argv[0]).strip()
     except OSError as error:
         return f"missing ({error.strerror})"
 

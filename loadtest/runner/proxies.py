@@ -66,6 +66,7 @@ frontend grpc
   http-request set-var(txn.label) req.hdr(seldon-model),map({map})
   http-request return status 404 if !{{ var(txn.label) -m found }}
   http-response add-header x-seldon-route :%[var(txn.label)]:
+  use_backend rest_pods if {{ path_beg /v2/ }}
   use_backend stream_pods if {{ req.hdr(seldon-model) stream }}
   default_backend grpc_pods
 backend rest_pods
@@ -116,6 +117,12 @@ http {{
     listen 127.0.0.1:{grpc} http2 backlog=4096;
     add_header x-seldon-route :$route:;
     location / {{ grpc_pass grpc://$grpc_pool; }}
+    location /v2/ {{
+      proxy_pass http://rest_pods;
+      proxy_http_version 1.1;
+      proxy_set_header Connection "";
+      proxy_set_header Host $host;
+    }}
   }}
 }}
 """

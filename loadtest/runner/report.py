@@ -11,20 +11,20 @@ from . import cells, plots, targets
 from .machine import Failed
 from .proxies import NAMES
 
-#: The values of a group of cells that are shown: key, title, digits.
+#: The values of a group of cells that are shown: key, title.
 COLUMNS = {
-    "cpu": [("cpu_us", "CPU per request, us", 1), ("per_second", "requests per second", 0)],
-    "latency": [("added_p95", "added P95, ms", 2), ("added_p99", "added P99, ms", 2)],
-    "models": [("cpu_us", "CPU per request, us", 1), ("p99", "P99 at 200 rps, ms", 2),
-               ("idle_mib", "resident before load, MiB", 1), ("mib", "resident under load, MiB", 1),
-               ("sockets", "upstream connections", 0)],
-    "updates": [("in_force_ms", "in force after the scheduler's call, ms", 1),
-                ("after_arrival_ms", "in force after arrival at the proxy, ms", 1),
-                ("quiet_p99", "P99 quiet, ms", 2), ("churn_p99", "P99 under 20 changes/s, ms", 2),
-                ("direct_churn_p99", "the same past the proxy, ms", 2),
-                ("cpu_ms_per_update", "CPU per change, ms", 2)],
-    "quota": [("per_second", "requests per second", 0), ("added_p95", "added P95, ms", 2),
-              ("added_p99", "added P99, ms", 2)],
+    "cpu": [("cpu_us", "CPU per request, us"), ("per_second", "requests per second")],
+    "latency": [("added_p95", "added P95, ms"), ("added_p99", "added P99, ms")],
+    "models": [("cpu_us", "CPU per request, us"), ("p99", "P99 at 200 rps, ms"),
+               ("idle_mib", "resident before load, MiB"), ("mib", "resident under load, MiB"),
+               ("sockets", "upstream connections")],
+    "updates": [("in_force_ms", "in force after the scheduler's call, ms"),
+                ("after_arrival_ms", "in force after arrival at the proxy, ms"),
+                ("quiet_p99", "P99 quiet, ms"), ("churn_p99", "P99 under 20 changes/s, ms"),
+                ("direct_churn_p99", "the same past the proxy, ms"),
+                ("cpu_ms_per_update", "CPU per change, ms")],
+    "quota": [("per_second", "requests per second"), ("added_p95", "added P95, ms"),
+              ("added_p99", "added P99, ms")],
 }
 TITLES = {
     "cpu": "CPU per request",
@@ -80,22 +80,27 @@ class Results:
         return max(number for _, _, number in self.records)
 
 
-def spread(found, digits):
+def number(value):
+    """Three digits that say something."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}" if abs(value) >= 1 else f"{value:.2f}"
+
+
+def spread(found):
     if not found:
         return "-"
-    median = f"{statistics.median(found):.{digits}f}"
+    median = number(statistics.median(found))
     if len(found) == 1:
         return median
-    return f"{median} ({min(found):.{digits}f} to {max(found):.{digits}f})"
+    return f"{median} ({number(min(found))} to {number(max(found))})"
 
 
-def table(results, group, key, title, digits):
+def table(results, group, key, title):
     """One value of a group: a row per cell, a column per proxy."""
     rows = []
     for cell in (c for c in cells.all_cells() if c.group == group):
         found = [results.values(cell.name, name, key) for name in NAMES]
         if any(found):
-            rows.append([cell.title, *(spread(values, digits) for values in found)])
+            rows.append([cell.title, *(spread(values) for values in found)])
     if not rows:
         return []
     lines = [f"**{title}**", "", "| | " + " | ".join(NAMES) + " |", "|---" * (len(NAMES) + 1) + "|"]

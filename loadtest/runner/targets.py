@@ -32,12 +32,12 @@ def cpu(results):
             continue
         name = min(best, key=best.get)
         yield (f"{cell.title}: not above the best of HAProxy and NGINX",
-               f"{mine:.1f} us, {name} {best[name]:.1f}: {mine / best[name]:.2f} times",
+               f"{mine:.3g} us, {name} {best[name]:.3g}: {mine / best[name]:.2f} times",
                mine <= best[name])
         envoy = results.median(cell.name, "Envoy", "cpu_us")
         if envoy and cell.name in ("http1-1k", "grpc-128", "grpc-stream"):
             yield (f"{cell.title}: at most a quarter of Envoy's",
-                   f"{mine:.1f} us, Envoy {envoy:.1f}: {mine / envoy:.2f} times", mine <= envoy / 4)
+                   f"{mine:.3g} us, Envoy {envoy:.3g}: {mine / envoy:.2f} times", mine <= envoy / 4)
 
 
 def latency(results):

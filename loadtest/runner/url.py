@@ -32,7 +32,8 @@ def measure(tools, options):
         argv += ["-H", header]
     if options.body:
         argv += ["-m", "POST", "-D", options.body]
-    result = loaders.oha_result(machine.run([*argv, options.url], everywhere), seconds, options.rate)
+    text = machine.run([*argv, options.url], everywhere)
+    result = loaders.oha_result(text, seconds, options.rate, options.connections)
     print(f"{options.url}: {options.rate} requests per second, {options.connections} connections, "
           f"{seconds} s")
     for name in PERCENTILES:

@@ -1,6 +1,6 @@
 //! Counts the proxy's allocations per proxied HTTP/1.1 request, by call site.
 //!
-//!     allocs [REQUESTS] [BODY_BYTES]          default: 1000 1024
+//!     allocs [REQUESTS] [BODY_BYTES] [REPLY_BYTES]          default: 1000 1024 2
 //!
 //! The proxy runs in this process with one worker and one model; client and
 //! upstream are threads of this process that allocate nothing. Counting starts
@@ -23,17 +23,20 @@ const WARM_UP: usize = 200;
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Answers every request on every connection; allocates per connection only.
-fn upstream(listener: TcpListener) {
+fn upstream(listener: TcpListener, reply: usize) {
     std::thread::spawn(move || {
         for socket in listener.incoming().flatten() {
-            std::thread::spawn(move || answer_all(socket));
+            std::thread::spawn(move || answer_all(socket, reply));
         }
     });
 }
 
-fn answer_all(mut socket: TcpStream) {
-    const REPLY: &[u8] =
-        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}";
+fn answer_all(mut socket: TcpStream, reply: usize) {
+    let mut answer = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {reply}\r\n\r\n"
+    )
+    .into_bytes();
+    answer.resize(answer.len() + reply, b'x');
     let _ = socket.set_nodelay(true);
     let mut buffer = vec![0; 2 << 20];
     loop {
@@ -49,7 +52,7 @@ fn answer_all(mut socket: TcpStream) {
                 whole = end + 4 + content_length(&buffer[..end]);
             }
         }
-        if socket.write_all(REPLY).is_err() {
+        if socket.write_all(&answer).is_err() {
             return;
         }
     }
@@ -102,9 +105,7 @@ fn start(directory: &Path, port: u16, upstream: u16) -> anyhow::Result<Proxy> {
     )?;
     let arguments = ["radiant", "run", "-c", &file.display().to_string(), "--concurrency", "1"]
         .map(str::to_owned);
-    let Command::Run(flags) =
-        parse_flags(arguments.into_iter()).map_err(|e| anyhow::anyhow!("{e}"))?
-    else {
+    let Command::Run(flags) = parse_flags(arguments).map_err(|e| anyhow::anyhow!("{e}"))? else {
         anyhow::bail!("not a run")
     };
     let settings = load(&flags, &Environment::from_process())?;
@@ -130,10 +131,11 @@ fn main() -> anyhow::Result<()> {
     let mut numbers = std::env::args().skip(1).map(|a| a.parse::<usize>());
     let requests = numbers.next().unwrap_or(Ok(1000))?;
     let body = numbers.next().unwrap_or(Ok(1024))?;
+    let reply = numbers.next().unwrap_or(Ok(2))?;
     let directory = tempfile::tempdir()?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let (port, upstream_port) = (free_port()?, listener.local_addr()?.port());
-    upstream(listener);
+    upstream(listener, reply);
     let _proxy = start(directory.path(), port, upstream_port)?;
     let mut request = format!(
         "POST /v2/models/iris/infer HTTP/1.1\r\nhost: seldon-mesh\r\nuser-agent: \
@@ -142,7 +144,7 @@ fn main() -> anyhow::Result<()> {
     )
     .into_bytes();
     request.resize(request.len() + body, b'x');
-    let mut buffer = vec![0; 64 << 10];
+    let mut buffer = vec![0; reply + (64 << 10)];
     let mut socket = connect(port)?;
     for _ in 0..WARM_UP {
         anyhow::ensure!(exchange(&mut socket, &request, &mut buffer)?, "no 200 while warming up");
@@ -159,7 +161,9 @@ fn main() -> anyhow::Result<()> {
     anyhow::ensure!(all_good, "an answer was not a 200");
     let blocks = (after.total_blocks - before.total_blocks) as f64 / requests as f64;
     let bytes = (after.total_bytes - before.total_bytes) as f64 / requests as f64;
-    println!("{blocks:.3} allocations, {bytes:.0} bytes per request of {body} bytes");
+    println!(
+        "{blocks:.3} allocations, {bytes:.0} bytes per request of {body} bytes with an answer of {reply}"
+    );
     report(&file, requests)
 }
 

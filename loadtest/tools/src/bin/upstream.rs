@@ -9,12 +9,47 @@
 //! | GRPC_PORT | HTTP/2, prior knowledge | one gRPC message of 128 bytes |
 //! | STREAM_PORT | the same | [`STREAM_MESSAGES`] gRPC messages of 128 bytes, one DATA frame each |
 //!
-//! One thread. Request bodies are counted, not kept; HTTP/2 header blocks are
+//! One thread, and one that times the delays: the runtime's own timers are a
+//! millisecond coarse, which is more than a proxy adds. Request bodies are counted, not kept; HTTP/2 header blocks are
 //! not even decoded, since a call's kind is told by its port.
+
+/// Delays of the same length, timed by a thread that sleeps to the microsecond.
+mod delay {
+    use std::sync::mpsc;
+    use std::time::{Duration, Instant};
+
+    use tokio::sync::oneshot;
+
+    #[derive(Clone)]
+    pub(crate) struct Delays(mpsc::Sender<(Instant, oneshot::Sender<()>)>);
+
+    impl Delays {
+        pub(crate) fn start() -> Self {
+            let (sender, due) = mpsc::channel::<(Instant, oneshot::Sender<()>)>();
+            std::thread::spawn(move || {
+                // All delays of a run are equal, so the first is due first.
+                for (at, over) in due {
+                    std::thread::sleep(at.saturating_duration_since(Instant::now()));
+                    let _ = over.send(());
+                }
+            });
+            Self(sender)
+        }
+
+        pub(crate) async fn wait(&self, delay: Duration) {
+            let (over, waited) = oneshot::channel();
+            if self.0.send((Instant::now() + delay, over)).is_ok() {
+                let _ = waited.await;
+            }
+        }
+    }
+}
 
 mod h1 {
     use std::io;
     use std::time::Duration;
+
+    use super::delay::Delays;
 
     use memchr::memmem;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -33,7 +68,7 @@ mod h1 {
         delay: Duration,
     }
 
-    pub(crate) async fn serve(mut socket: TcpStream) -> io::Result<()> {
+    pub(crate) async fn serve(mut socket: TcpStream, delays: Delays) -> io::Result<()> {
         let mut buffer = vec![0_u8; 256 << 10];
         let mut reply = Vec::new();
         let mut filled = 0;
@@ -67,7 +102,7 @@ mod h1 {
                 }
             }
             if !head.delay.is_zero() {
-                tokio::time::sleep(head.delay).await;
+                delays.wait(head.delay).await;
             }
             prepare(&mut reply, head.reply);
             socket.write_all(&reply).await?;
@@ -315,6 +350,7 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (http, grpc, stream) = (listen(http)?, listen(grpc)?, listen(stream)?);
+        let delays = delay::Delays::start();
         println!("ready");
         loop {
             // A connection that breaks is the loader's to report.
@@ -322,7 +358,7 @@ fn main() -> anyhow::Result<()> {
                 accepted = http.accept() => {
                     let socket = accepted?.0;
                     socket.set_nodelay(true)?;
-                    tokio::spawn(h1::serve(socket));
+                    tokio::spawn(h1::serve(socket, delays.clone()));
                 }
                 accepted = grpc.accept() => {
                     let socket = accepted?.0;
