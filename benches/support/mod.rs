@@ -21,36 +21,34 @@ use radiant::headers::{RequestHead, ResponseHead};
 use radiant::http1::{HeadLimits, Parsed, request, response, write};
 use radiant::logic::format::{Format, LogContext};
 use radiant::logic::{balancer, header_filter, mutation};
-use radiant::model::{Action, Clusters, Forward, Host, RouteTable, WeightedTarget};
+use radiant::model::{Action, Clusters, Host, RouteTable, WeightedTarget};
 use radiant::seldon::listener::ACCESS_LOG_FORMAT;
 use radiant::seldon::{Backend, ListenerOptions, ModelVersion, ROUTE_TABLE, model_clusters};
 use radiant::xds::decode::{self, RouteCache, RouteContext};
 
 /// One operation: its name and what makes it, with all that is done only once.
-pub struct Case {
+pub(crate) struct Case {
     /// Name in reports and in the baseline.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// Makes the operation.
-    pub prepare: fn() -> Box<dyn FnMut()>,
-    /// Times that the instruction counter does it.
-    pub times: u32,
+    pub(crate) prepare: fn() -> Box<dyn FnMut()>,
 }
 
 /// All operations.
-pub const CASES: &[Case] = &[
-    Case { name: "route_lookup/1", prepare: || lookup(1), times: 2000 },
-    Case { name: "route_lookup/1000", prepare: || lookup(1000), times: 2000 },
-    Case { name: "route_lookup/100000", prepare: || lookup(100_000), times: 0 },
-    Case { name: "table_compile/1000", prepare: || compile(1000), times: 2 },
-    Case { name: "table_update_one/1000", prepare: || update_one(1000), times: 10 },
-    Case { name: "table_update_one/10000", prepare: || update_one(10_000), times: 0 },
-    Case { name: "header_mutation", prepare: header_mutation, times: 2000 },
-    Case { name: "balancer/3", prepare: balance, times: 5000 },
-    Case { name: "xds_decode_cluster", prepare: decode_cluster, times: 500 },
-    Case { name: "access_log_line", prepare: access_log_line, times: 1000 },
-    Case { name: "http1_request_head", prepare: request_head, times: 2000 },
-    Case { name: "http1_response_head", prepare: response_head, times: 2000 },
-    Case { name: "http1_request_whole", prepare: request_whole, times: 2000 },
+pub(crate) const CASES: &[Case] = &[
+    Case { name: "route_lookup/1", prepare: || lookup(1) },
+    Case { name: "route_lookup/1000", prepare: || lookup(1000) },
+    Case { name: "route_lookup/100000", prepare: || lookup(100_000) },
+    Case { name: "table_compile/1000", prepare: || compile(1000) },
+    Case { name: "table_update_one/1000", prepare: || update_one(1000) },
+    Case { name: "table_update_one/10000", prepare: || update_one(10_000) },
+    Case { name: "header_mutation", prepare: header_mutation },
+    Case { name: "balancer/3", prepare: balance },
+    Case { name: "xds_decode_cluster", prepare: decode_cluster },
+    Case { name: "access_log_line", prepare: access_log_line },
+    Case { name: "http1_request_head", prepare: request_head },
+    Case { name: "http1_response_head", prepare: response_head },
+    Case { name: "http1_request_whole", prepare: request_whole },
 ];
 
 /// A request as a client of a mesh sends it.
@@ -109,10 +107,10 @@ fn parsed_request() -> RequestHead {
     head
 }
 
-fn forward<'t>(table: &'t RouteTable, head: &RequestHead) -> (&'t Forward, &'t WeightedTarget) {
+fn target<'t>(table: &'t RouteTable, head: &RequestHead) -> &'t WeightedTarget {
     let (_, route) = table.find(head, 7).expect("the model's route");
     let Action::Forward(forward) = &route.action else { panic!("a route that forwards") };
-    (forward, forward.choose(7).expect("a target"))
+    forward.choose(7).expect("a target")
 }
 
 fn lookup(models: usize) -> Box<dyn FnMut()> {
@@ -151,7 +149,7 @@ fn header_mutation() -> Box<dyn FnMut()> {
         (RequestHead::default(), ResponseHead::default(), Vec::new());
     let template = parsed_request();
     Box::new(move || {
-        let (_, target) = forward(&table, &template);
+        let target = target(&table, &template);
         let context = LogContext::default();
         head.headers.clear();
         head.headers.push(b"content-type", b"application/json");
@@ -238,7 +236,7 @@ fn request_whole() -> Box<dyn FnMut()> {
         assert!(matches!(parsed, Ok(Parsed::Complete { .. })));
         edge::to_upstream(&mut head);
         header_filter::apply(&mut head);
-        let (_, target) = forward(&table, &head);
+        let target = target(&table, &head);
         let context = LogContext::default();
         mutation::apply_request(&mut head, [&target.request_headers], &context, &mut scratch);
         out.clear();
