@@ -155,7 +155,7 @@ impl Attempt<'_> {
         stats.upstream_rq_pending_active.inc();
         let permit = present(ends, async {
             loop {
-                let woken = usage.waiters().notified();
+                let woken = self.slot.waiters().notified();
                 if let Some(permit) = Permit::take(self.slot, limits.max_connections) {
                     return Ok(permit);
                 }
@@ -242,14 +242,14 @@ struct Count<'a>(&'a AtomicU32);
 
 impl<'a> Count<'a> {
     fn new(count: &'a AtomicU32) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
+        count.fetch_add(1, Ordering::SeqCst);
         Self(count)
     }
 }
 
 impl Drop for Count<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -258,19 +258,19 @@ struct Permit<'a>(&'a ClusterSlot);
 
 impl<'a> Permit<'a> {
     fn take(slot: &'a ClusterSlot, limit: u32) -> Option<Self> {
-        let held = slot.usage.connections.fetch_add(1, Ordering::Relaxed);
+        let held = slot.usage.connections.fetch_add(1, Ordering::SeqCst);
         if held < limit {
             return Some(Self(slot));
         }
-        slot.usage.connections.fetch_sub(1, Ordering::Relaxed);
+        slot.usage.connections.fetch_sub(1, Ordering::SeqCst);
         None
     }
 }
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        self.0.usage.connections.fetch_sub(1, Ordering::Relaxed);
-        self.0.usage.wake_one();
+        self.0.usage.connections.fetch_sub(1, Ordering::SeqCst);
+        self.0.wake_one();
     }
 }
 

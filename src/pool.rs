@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use crate::io::Io;
 use crate::local_reply::UpstreamError;
 use crate::model::{Cluster, ClusterSlot, Host, UpstreamProtocol};
-use crate::stats::{ClusterShard, ClusterStats, Shard};
+use crate::stats::{ClusterShard, Shard};
 use crate::upstream::Http1;
 
 /// Envoy: upstream `idle_timeout`, 1 h.
@@ -177,7 +177,7 @@ impl Pools {
         // Also those that fail to open, as in Envoy.
         stats.upstream_cx_http1_total.inc();
         let io = connect(purpose, stats).await?;
-        Ok(Box::new(Http1::new(io, Open::new(Arc::clone(&purpose.slot.stats), self.shard))))
+        Ok(Box::new(Http1::new(io, Open::new(Arc::clone(purpose.slot), self.shard))))
     }
 
     /// Takes a connection back whose exchange ended cleanly.
@@ -223,7 +223,7 @@ impl Pools {
         stats.upstream_rq_pending_total.inc();
         stats.upstream_cx_http2_total.inc();
         let io = connect(purpose, stats).await?;
-        let open = Open::new(Arc::clone(&purpose.slot.stats), self.shard);
+        let open = Open::new(Arc::clone(purpose.slot), self.shard);
         let (sender, connection) = h2::client::Builder::new()
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -300,7 +300,7 @@ impl Drop for Connecting<'_> {
 /// Counts an open upstream connection of a cluster.
 #[derive(Debug)]
 pub(crate) struct Open {
-    stats: Arc<ClusterStats>,
+    slot: Arc<ClusterSlot>,
     shard: Shard,
     since: Instant,
     /// The peer closed it.
@@ -310,10 +310,10 @@ pub(crate) struct Open {
 }
 
 impl Open {
-    fn new(stats: Arc<ClusterStats>, shard: Shard) -> Self {
-        stats.shard(shard).upstream_cx_active.inc();
+    fn new(slot: Arc<ClusterSlot>, shard: Shard) -> Self {
+        slot.stats.shard(shard).upstream_cx_active.inc();
         let since = Instant::now();
-        Self { stats, shard, since, remote: Cell::new(false), active: Cell::new(false) }
+        Self { slot, shard, since, remote: Cell::new(false), active: Cell::new(false) }
     }
 
     /// Notes how the connection ends, for its accounts: by the peer or by the
@@ -325,13 +325,13 @@ impl Open {
 
     /// The statistics this connection belongs to.
     pub(crate) fn stats(&self) -> &ClusterShard {
-        self.stats.shard(self.shard)
+        self.slot.stats.shard(self.shard)
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let stats = self.stats.shard(self.shard);
+        let stats = self.slot.stats.shard(self.shard);
         stats.upstream_cx_active.dec();
         stats.upstream_cx_destroy.inc();
         let (side, side_active) = if self.remote.get() {

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use crate::downstream::Connection;
@@ -13,7 +12,7 @@ use crate::model::{Listener, Route, WeightedTarget};
 
 /// Facts of one request, gathered on its way.
 #[derive(Debug)]
-pub(crate) struct Record {
+pub(crate) struct Record<'r> {
     pub(crate) started: Instant,
     /// The client speaks HTTP/2.
     http2: bool,
@@ -32,8 +31,8 @@ pub(crate) struct Record {
     pub(crate) close: bool,
     /// When the upstream's head came.
     pub(crate) first_byte: Option<Instant>,
-    route: Option<Arc<str>>,
-    cluster: Option<crate::model::ClusterName>,
+    route: Option<&'r Route>,
+    target: Option<&'r WeightedTarget>,
 }
 
 /// What a log line shows of both ends of a request.
@@ -44,7 +43,7 @@ pub(crate) struct LogEnds<'a> {
     pub(crate) trailers: Option<&'a Headers>,
 }
 
-impl Record {
+impl<'r> Record<'r> {
     pub(crate) fn new(http2: bool) -> Self {
         Self {
             started: Instant::now(),
@@ -60,14 +59,14 @@ impl Record {
             close: false,
             first_byte: None,
             route: None,
-            cluster: None,
+            target: None,
         }
     }
 
     /// Notes the route's choice.
-    pub(crate) fn chose(&mut self, route: &Route, target: Option<&WeightedTarget>) {
-        self.route = Some(Arc::clone(&route.name));
-        self.cluster = target.map(|target| target.cluster.name.clone());
+    pub(crate) fn chose(&mut self, route: &'r Route, target: Option<&'r WeightedTarget>) {
+        self.route = Some(route);
+        self.target = target;
     }
 
     /// The facts so far, for format strings.
@@ -85,8 +84,8 @@ impl Record {
             status: self.status,
             attempts: self.attempts,
             upstream_host: self.upstream,
-            upstream_cluster: self.cluster.as_ref().map(|name| name.as_str()),
-            route_name: self.route.as_deref(),
+            upstream_cluster: self.target.map(|target| target.cluster.name.as_str()),
+            route_name: self.route.map(|route| &*route.name),
             downstream_remote: Some(connection.remote),
             downstream_local: Some(connection.local),
             connection_id: connection.id,

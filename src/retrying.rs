@@ -39,7 +39,7 @@ impl<'a> Retrying<'a> {
         outcome: Outcome,
         body: &RequestBody,
         worker: &Worker,
-        record: &mut Record,
+        record: &mut Record<'_>,
     ) -> Option<Duration> {
         self.release();
         let policy = self.policy.filter(|_| body.can_replay())?;

@@ -107,7 +107,7 @@ impl<'a> Chosen<'a> {
     fn request_levels(self, listener: &'a Listener) -> [Option<&'a HeaderMutations>; 4] {
         [
             self.target.map(|t| &t.request_headers),
-            Some(&self.route.request_headers),
+            self.route.request_headers.as_deref(),
             Some(&self.host.request_headers),
             Some(&listener.routes.request_headers),
         ]
@@ -116,7 +116,7 @@ impl<'a> Chosen<'a> {
     fn response_levels(self, listener: &'a Listener) -> [Option<&'a HeaderMutations>; 4] {
         [
             self.target.map(|t| &t.response_headers),
-            Some(&self.route.response_headers),
+            self.route.response_headers.as_deref(),
             Some(&self.host.response_headers),
             Some(&listener.routes.response_headers),
         ]
@@ -133,7 +133,7 @@ struct Stream<'a, D> {
     body: RequestBody,
     received: Received,
     idle: &'a mut IdleTimer,
-    record: Record,
+    record: Record<'a>,
 }
 
 impl<D: Downstream> Stream<'_, D> {
@@ -219,7 +219,8 @@ impl<D: Downstream> Stream<'_, D> {
             self.connection.shard().no_cluster.inc();
             return self.fail(UpstreamError::NoCluster, Some(chosen), false).await;
         };
-        if let Some(limit) = forward.idle_timeout {
+        let unusual = forward.unusual.as_deref();
+        if let Some(limit) = unusual.and_then(|unusual| unusual.idle_timeout) {
             self.idle.restart(limit);
         }
         self.prepare(chosen, forward);
@@ -240,12 +241,14 @@ impl<D: Downstream> Stream<'_, D> {
         let mut scratch = Vec::new();
         let context = self.record.context(self.connection, None, None);
         mutation::apply_request(self.head, levels.into_iter().flatten(), &context, &mut scratch);
-        if let Some(prefix) = &forward.prefix_rewrite {
-            let path = chosen.route.matcher.path.replace_prefix(self.head.path(), prefix);
-            self.head.set_path(&path);
-        }
-        if let Some(host) = &forward.host_rewrite {
-            self.head.set_authority(host);
+        if let Some(unusual) = &forward.unusual {
+            if let Some(prefix) = &unusual.prefix_rewrite {
+                let path = chosen.route.matcher.path.replace_prefix(self.head.path(), prefix);
+                self.head.set_path(&path);
+            }
+            if let Some(host) = &unusual.host_rewrite {
+                self.head.set_authority(host);
+            }
         }
         let Some(model) = chosen.target.and_then(|t| t.rewrite_model.as_deref()) else { return };
         if self.head.is_grpc() && rewrite::is_named_method(self.head.path()) {
@@ -269,7 +272,7 @@ impl<D: Downstream> Stream<'_, D> {
             self.body.add_tee(tee);
             mirror::start(
                 worker,
-                Arc::clone(&policy.cluster),
+                Arc::clone(policy.cluster.slot()),
                 self.head,
                 copy,
                 self.body.complete,
@@ -291,7 +294,7 @@ impl<D: Downstream> Stream<'_, D> {
         loop {
             self.record.attempts += 1;
             let attempt =
-                Attempt { worker: &worker, slot: &target.cluster, cluster, head: self.head };
+                Attempt { worker: &worker, slot: target.cluster.slot(), cluster, head: self.head };
             let Some(host) = attempt.pick() else {
                 stats.upstream_cx_none_healthy.inc();
                 return self.fail(UpstreamError::NoHealthyHost, Some(chosen), false).await;
@@ -338,7 +341,7 @@ impl<D: Downstream> Stream<'_, D> {
                     if pause.is_none() {
                         return self.fail(e, Some(chosen), retries.made() > 0).await;
                     }
-                    tracing::debug!(cluster = %cluster.name, "attempt failed, retrying: {e:?}");
+                    tracing::debug!(cluster = %target.cluster.name, "attempt failed, retrying: {e:?}");
                 }
                 Ended::Failed { failure, .. } => return self.gave_up(failure, chosen).await,
             }
@@ -378,7 +381,7 @@ impl Tail<'_> {
     /// The answer as the client is to see it.
     fn answer(
         &self,
-        record: &mut Record,
+        record: &mut Record<'_>,
         request: &RequestHead,
         body: &RequestBody,
         answer: &mut ResponseHead,

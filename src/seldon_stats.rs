@@ -1,10 +1,10 @@
 //! Metrics that Seldon's users chart and that nothing else in the mesh emits:
 //! requests and latency per (experiment, model).
 //!
-//! Contract with the hot path: when a table is published, the control side asks
-//! [`SeldonMetrics::handle`] once per weighted target and keeps the handle in
-//! the compiled route; a request then does
-//! `series.shard(shard).record(ok, elapsed)`, three plain stores. Cells have
+//! Contract with the hot path: a target's first request asks
+//! [`SeldonMetrics::handle`] and keeps the handle in the compiled route; from
+//! then on a request does `series.shard(shard).record(ok, elapsed)`, three plain
+//! stores. Cells have
 //! one writing thread each, as in [`crate::stats`].
 //!
 //! The names `seldon_model_infer_*` and `seldon_model_aggregate_*` belong to
@@ -29,7 +29,7 @@ const BOUNDS_US: [u64; BOUNDS_SECONDS.len()] = [
 ];
 
 /// One worker's part of a series.
-#[repr(C)]
+#[repr(C, align(64))]
 #[derive(Debug, Default)]
 pub struct SeldonShard {
     ok: Counter,
@@ -54,23 +54,34 @@ impl SeldonShard {
     }
 }
 
-/// The requests of one model as part of one experiment.
+/// The requests of one model as part of one experiment. It is made at the first
+/// request, so that a model nobody calls costs a pointer.
+#[repr(C)]
 #[derive(Debug)]
 pub struct SeldonSeries {
-    experiment: String,
-    model: String,
-    cells: PerShard<SeldonShard>,
+    /// The first worker's part: in a small pod the only one.
+    first: SeldonShard,
+    others: PerShard<SeldonShard>,
+    experiment: Box<str>,
+    model: Box<str>,
 }
 
 impl SeldonSeries {
-    /// The calling thread's shard; made at first use, so that a model nobody
-    /// calls costs a pointer.
+    /// The calling thread's shard.
     pub fn shard(&self, shard: Shard) -> &SeldonShard {
-        self.cells.of(shard)
+        if shard.index == 1 { &self.first } else { self.others.of(shard) }
+    }
+
+    fn shards(&self) -> impl Iterator<Item = &SeldonShard> {
+        std::iter::once(&self.first).chain(self.others.used())
     }
 
     fn total(&self, cell: impl Fn(&SeldonShard) -> &Counter) -> u64 {
-        self.cells.used().map(|c| cell(c).value()).fold(0, u64::wrapping_add)
+        self.shards().map(|c| cell(c).value()).fold(0, u64::wrapping_add)
+    }
+
+    fn is_used(&self) -> bool {
+        self.total(|c| &c.ok).wrapping_add(self.total(|c| &c.error)) > 0
     }
 
     fn labels(&self) -> String {
@@ -118,9 +129,10 @@ impl SeldonMetrics {
         let key = (experiment.to_owned(), model.to_owned());
         let entry = series.entry(key).or_insert_with(|| {
             Arc::new(SeldonSeries {
-                experiment: experiment.to_owned(),
-                model: model.to_owned(),
-                cells: PerShard::default(),
+                first: SeldonShard::default(),
+                others: PerShard::default(),
+                experiment: experiment.into(),
+                model: model.into(),
             })
         });
         Arc::clone(entry)
@@ -138,8 +150,7 @@ impl SeldonMetrics {
     #[must_use]
     pub fn used(&self) -> Vec<Arc<SeldonSeries>> {
         let series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut used: Vec<_> =
-            series.values().filter(|s| s.cells.used().next().is_some()).map(Arc::clone).collect();
+        let mut used: Vec<_> = series.values().filter(|s| s.is_used()).map(Arc::clone).collect();
         drop(series);
         used.sort_by(|a, b| (&a.experiment, &a.model).cmp(&(&b.experiment, &b.model)));
         used

@@ -132,46 +132,64 @@ impl Histogram {
     }
 }
 
-/// Counters by response code, few codes per cluster; grows by links.
+/// Counters by response code. Most clusters answer with one code; the others
+/// grow by links.
+#[repr(C)]
 #[derive(Debug, Default)]
 pub struct CodeCounters {
-    cells: [(AtomicU32, Counter); 6],
-    more: OnceLock<Box<CodeCounters>>,
+    first: (AtomicU32, Counter),
+    more: Lazy<MoreCodes>,
+}
+
+/// The codes after the first.
+#[derive(Debug, Default)]
+struct MoreCodes {
+    cells: [(AtomicU32, Counter); 5],
+    more: Lazy<MoreCodes>,
+}
+
+/// Adds one to `code` if this cell is its own or free.
+fn count_code((held, counter): &(AtomicU32, Counter), code: u32) -> bool {
+    let there = held.load(Ordering::Relaxed);
+    if there == 0 {
+        held.store(code, Ordering::Relaxed);
+    } else if there != code {
+        return false;
+    }
+    counter.inc();
+    true
 }
 
 impl CodeCounters {
     /// Adds one to this status code.
     pub fn inc(&self, code: u16) {
         let code = u32::from(code);
-        for (cell, counter) in &self.cells {
-            let held = cell.load(Ordering::Relaxed);
-            if held == code || held == 0 {
-                cell.store(code, Ordering::Relaxed);
-                return counter.inc();
-            }
+        if count_code(&self.first, code) {
+            return;
         }
-        self.more.get_or_init(Box::default).inc(u16::try_from(code).unwrap_or(0));
+        let mut link = self.more.make();
+        while !link.cells.iter().any(|cell| count_code(cell, code)) {
+            link = link.more.make();
+        }
     }
 
     /// Back to zero (`/reset_counters`).
     pub fn reset(&self) {
-        self.cells.iter().for_each(|(_, counter)| counter.reset());
-        if let Some(more) = self.more.get() {
-            more.reset();
-        }
+        self.cells().for_each(|(_, counter)| counter.reset());
     }
 
-    /// Calls `visit` with every code seen and its count.
-    pub fn each(&self, visit: &mut impl FnMut(u16, u64)) {
-        for (cell, counter) in &self.cells {
-            let code = cell.load(Ordering::Relaxed);
-            if code != 0 {
-                visit(u16::try_from(code).unwrap_or(0), counter.value());
-            }
-        }
-        if let Some(more) = self.more.get() {
-            more.each(visit);
-        }
+    /// Every code seen and its count.
+    pub fn each(&self) -> impl Iterator<Item = (u16, u64)> {
+        let seen = |(code, n): &(AtomicU32, Counter)| {
+            let code = u16::try_from(code.load(Ordering::Relaxed)).unwrap_or(0);
+            (code != 0).then_some((code, n.value()))
+        };
+        self.cells().filter_map(seen)
+    }
+
+    fn cells(&self) -> impl Iterator<Item = &(AtomicU32, Counter)> {
+        let links = std::iter::successors(self.more.get(), |link| link.more.get());
+        std::iter::once(&self.first).chain(links.flat_map(|link| &link.cells))
     }
 }
 
@@ -208,28 +226,31 @@ pub enum Metric<'a> {
 macro_rules! shard {
     (
         $(#[$doc:meta])* $name:ident
-        counters { $($counter:ident)* }
+        first { $($first:ident)* }
         gauges { $($gauge:ident)* }
-        histograms { $($histogram:ident)* }
         groups { $($group:ident : $kind:ty)* }
+        counters { $($counter:ident)* }
+        histograms { $($histogram:ident)* }
     ) => {
         $(#[$doc])*
-        // In the order written: what every request counts stands together, so
-        // that a model's first request in a while misses few cache lines.
-        #[repr(C)]
+        // In the order written, from the start of a cache line: what every
+        // request counts stands first, so that a model's first request in a
+        // while misses one or two lines.
+        #[repr(C, align(64))]
         #[derive(Debug, Default)]
         #[allow(missing_docs)]
         pub struct $name {
-            $(pub $counter: Counter,)*
+            $(pub $first: Counter,)*
             $(pub $gauge: Gauge,)*
-            $(pub $histogram: Histogram,)*
             $(pub $group: $kind,)*
+            $(pub $counter: Counter,)*
+            $(pub $histogram: Histogram,)*
         }
 
         impl $name {
             /// Its counters by name.
             pub const COUNTERS: &'static [(&'static str, fn(&Self) -> &Counter)] =
-                &[$((stringify!($counter), |s| &s.$counter)),*];
+                &[$((stringify!($first), |s| &s.$first),)* $((stringify!($counter), |s| &s.$counter)),*];
             /// Its gauges by name.
             pub const GAUGES: &'static [(&'static str, fn(&Self) -> &Gauge)] =
                 &[$((stringify!($gauge), |s| &s.$gauge)),*];
@@ -239,6 +260,7 @@ macro_rules! shard {
 
             /// Calls `visit` with the name and value of every metric, groups aside.
             pub fn each(&self, visit: &mut impl FnMut(&'static str, Metric<'_>)) {
+                $(visit(stringify!($first), Metric::Counter(&self.$first));)*
                 $(visit(stringify!($counter), Metric::Counter(&self.$counter));)*
                 $(visit(stringify!($gauge), Metric::Gauge(&self.$gauge));)*
                 $(visit(stringify!($histogram), Metric::Histogram(&self.$histogram));)*
@@ -250,6 +272,14 @@ macro_rules! shard {
 shard! {
     /// `cluster.<name>.*` of one worker.
     ClusterShard
+    first { upstream_rq_total }
+    gauges { upstream_rq_active upstream_cx_active upstream_rq_pending_active }
+    groups {
+        external: ResponseGroup
+        internal: Lazy<ResponseGroup>
+        retry: Lazy<ResponseGroup>
+        connections: Lazy<ConnectionTimes>
+    }
     counters {
         upstream_cx_total upstream_cx_http1_total upstream_cx_http2_total
         upstream_cx_connect_fail upstream_cx_connect_timeout
@@ -265,62 +295,64 @@ shard! {
         upstream_rq_retry upstream_rq_retry_success upstream_rq_retry_overflow
         upstream_rq_retry_limit_exceeded upstream_rq_retry_backoff_exponential
         retry_or_shadow_abandoned
-        upstream_rq_total
     }
-    gauges { upstream_rq_active upstream_cx_active upstream_rq_pending_active }
     histograms {}
-    groups {
-        external: ResponseGroup
-        internal: Lazy<ResponseGroup>
-        retry: Lazy<ResponseGroup>
-        connections: Lazy<ConnectionTimes>
-    }
 }
 
 shard! {
     /// Times of a cluster's connections; most clusters use those of others.
     ConnectionTimes
-    counters {}
+    first {}
     gauges {}
-    histograms { upstream_cx_connect_ms upstream_cx_length_ms }
     groups {}
+    counters {}
+    histograms { upstream_cx_connect_ms upstream_cx_length_ms }
 }
 
-shard! {
-    /// `upstream_rq_xx` of a cluster: `external.`, `internal.`, `retry.`; without
-    /// a prefix it is the first two together.
-    ResponseGroup
-    counters {
-        upstream_rq_completed upstream_rq_1xx upstream_rq_2xx upstream_rq_3xx
-        upstream_rq_4xx upstream_rq_5xx
-    }
-    gauges {}
-    histograms { upstream_rq_time }
-    groups { upstream_rq: CodeCounters }
+/// `upstream_rq_xx` of a cluster: `external.`, `internal.`, `retry.`; without a
+/// prefix it is the first two together. Completed answers and their classes are
+/// sums of the codes.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct ResponseGroup {
+    /// `upstream_rq_<code>`.
+    pub codes: CodeCounters,
+    /// `upstream_rq_time`.
+    pub time: Histogram,
 }
 
 impl ResponseGroup {
     /// Counts a final answer; `elapsed` is none for answers made by the proxy.
     pub fn record(&self, status: u16, elapsed: Option<Duration>) {
-        self.upstream_rq_completed.inc();
-        match status / 100 {
-            1 => self.upstream_rq_1xx.inc(),
-            2 => self.upstream_rq_2xx.inc(),
-            3 => self.upstream_rq_3xx.inc(),
-            4 => self.upstream_rq_4xx.inc(),
-            5 => self.upstream_rq_5xx.inc(),
-            _ => {}
-        }
-        self.upstream_rq.inc(status);
+        self.codes.inc(status);
         if let Some(elapsed) = elapsed {
-            self.upstream_rq_time.record(elapsed);
+            self.time.record(elapsed);
         }
+    }
+
+    /// `upstream_rq_completed`.
+    #[must_use]
+    pub fn completed(&self) -> u64 {
+        self.codes.each().map(|(_, n)| n).fold(0, u64::wrapping_add)
+    }
+
+    /// `upstream_rq_<class>xx`; `class` is the first digit of the code.
+    #[must_use]
+    pub fn class(&self, class: u16) -> u64 {
+        let of_class = self.codes.each().filter(|(code, _)| code / 100 == class);
+        of_class.map(|(_, n)| n).fold(0, u64::wrapping_add)
     }
 }
 
 shard! {
     /// `http.<stat_prefix>.*` of one worker.
     ListenerShard
+    first {}
+    gauges {
+        downstream_cx_active downstream_cx_http1_active downstream_cx_http2_active
+        downstream_cx_ssl_active downstream_rq_active
+    }
+    groups {}
     counters {
         downstream_cx_total downstream_cx_http1_total downstream_cx_http2_total
         downstream_cx_ssl_total downstream_cx_destroy downstream_cx_destroy_local
@@ -338,12 +370,7 @@ shard! {
         no_route no_cluster rq_direct_response rq_total rq_retry_skipped_request_not_complete
         lua_errors tap_rq_tapped
     }
-    gauges {
-        downstream_cx_active downstream_cx_http1_active downstream_cx_http2_active
-        downstream_cx_ssl_active downstream_rq_active
-    }
     histograms { downstream_rq_time downstream_cx_length_ms }
-    groups {}
 }
 
 impl ListenerShard {
@@ -361,11 +388,14 @@ impl ListenerShard {
     }
 }
 
-/// A part per shard, each made when its thread first uses it. Those of few
+/// A part per shard, each made when its thread first uses it. Those of the first
 /// workers are found without a detour.
+#[repr(C)]
 #[derive(Debug)]
 pub struct PerShard<T> {
+    /// Of workers 1 to 3.
     first: [Lazy<T>; 3],
+    /// By shard.
     more: OnceLock<Box<[Lazy<T>]>>,
 }
 
@@ -378,7 +408,7 @@ impl<T> Default for PerShard<T> {
 impl<T: Default> PerShard<T> {
     /// The calling thread's part.
     pub fn of(&self, shard: Shard) -> &T {
-        if let Some(part) = self.first.get(shard.index) {
+        if let Some(part) = self.first.get(shard.index.wrapping_sub(1)) {
             return part.make();
         }
         let more = self.more.get_or_init(|| (0..shard.of).map(|_| Lazy::default()).collect());
@@ -540,8 +570,7 @@ mod tests {
             codes.inc(code);
             codes.inc(code);
         }
-        let mut seen = Vec::new();
-        codes.each(&mut |code, n| seen.push((code, n)));
+        let seen: Vec<_> = codes.each().collect();
         assert_eq!(seen, (200..220).map(|c| (c, 2)).collect::<Vec<_>>());
     }
 

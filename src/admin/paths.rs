@@ -15,7 +15,7 @@ use super::reply::{JSON, Reply, TEXT};
 use super::server::Request;
 use super::{AdminOps, config_dump, details, status};
 use crate::plane::{Plane, ServerState};
-use crate::stats::{ClusterShard, Counter, ListenerShard, ResponseGroup};
+use crate::stats::{ClusterShard, Counter, ListenerShard};
 
 struct Path {
     path: &'static str,
@@ -382,10 +382,7 @@ fn reset_counters(plane: &Plane) {
         for shard in slot.stats.shards() {
             ClusterShard::COUNTERS.iter().for_each(|(_, cell)| cell(shard).reset());
             let groups = [Some(&shard.external), shard.internal.get(), shard.retry.get()];
-            for group in groups.into_iter().flatten() {
-                ResponseGroup::COUNTERS.iter().for_each(|(_, cell)| cell(group).reset());
-                group.upstream_rq.reset();
-            }
+            groups.into_iter().flatten().for_each(|group| group.codes.reset());
         }
     }
     for listener in plane.stats.listeners() {

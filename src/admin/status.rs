@@ -98,12 +98,11 @@ fn host_counts(view: &View, host: &Host, hosts: usize) -> Vec<HostCount> {
         value: view.count(cell),
     };
     let gauge = |name, value| HostCount { name, gauge: true, value };
-    let success = view.count_group(cluster::ALL, |g| &g.upstream_rq_1xx)
-        + view.count_group(cluster::ALL, |g| &g.upstream_rq_2xx)
-        + view.count_group(cluster::ALL, |g| &g.upstream_rq_3xx)
-        + view.count_group(cluster::ALL, |g| &g.upstream_rq_4xx);
-    let error = view.count_group(cluster::ALL, |g| &g.upstream_rq_5xx)
-        + view.count_group(cluster::RETRIED, |g| &g.upstream_rq_5xx);
+    let answers = |group, classes: std::ops::RangeInclusive<u16>| {
+        view.count_group(group, |g| classes.clone().map(|class| g.class(class)).sum())
+    };
+    let success = answers(cluster::ALL, 1..=4);
+    let error = answers(cluster::ALL, 5..=5) + answers(cluster::RETRIED, 5..=5);
     vec![
         counter("cx_connect_fail", |s| &s.upstream_cx_connect_fail),
         counter("cx_total", |s| &s.upstream_cx_total),

@@ -5,15 +5,21 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::logic::matching::full_match;
-use crate::model::{Action, DirectResponse, HeaderMatcher, HeaderMutations, PathMatch, RouteMatch};
+use crate::model::{Action, DirectResponse, HeaderMatcher, PathMatch, RouteMatch, Text};
 
 fn route(path: PathMatch, headers: Vec<HeaderMatcher>, fraction: Option<(u32, u32)>) -> Arc<Route> {
     Arc::new(Route {
         name: "".into(),
-        matcher: RouteMatch { path, case_sensitive: true, headers, grpc_only: false, fraction },
+        matcher: RouteMatch {
+            path,
+            case_sensitive: true,
+            headers: headers.into(),
+            grpc_only: false,
+            fraction,
+        },
         action: Action::Direct(DirectResponse { status: 200, body: Bytes::new() }),
-        request_headers: HeaderMutations::default(),
-        response_headers: HeaderMutations::default(),
+        request_headers: None,
+        response_headers: None,
     })
 }
 
@@ -54,7 +60,7 @@ fn any_matcher() -> impl Strategy<Value = HeaderMatcher> {
         prop_oneof![4 => Just("seldon-model"), 1 => Just("x-seldon-route"), 1 => Just(":path")];
     let value = "[ab]{0,2}";
     let rule = (0..9, value).prop_map(|(kind, text)| {
-        let value: Box<[u8]> = text.as_bytes().into();
+        let value = Text::from(text.as_str());
         HeaderMatch::Value(match kind {
             0 => return HeaderMatch::Present(true),
             1 => return HeaderMatch::Present(false),

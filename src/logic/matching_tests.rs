@@ -185,7 +185,7 @@ fn a_route_needs_all_of_its_conditions() {
     let rule = |fraction, grpc_only| RouteMatch {
         path: PathMatch::Prefix(b"/v2"[..].into()),
         case_sensitive: true,
-        headers: vec![matcher("seldon-model", exact("m"))],
+        headers: smallvec::smallvec![matcher("seldon-model", exact("m"))],
         grpc_only,
         fraction,
     };
@@ -211,7 +211,7 @@ proptest! {
         ignore_case: bool,
     ) {
         let line_seen = if ignore_case { line.to_ascii_lowercase() } else { line.clone() };
-        let value: Box<[u8]> = pattern.clone().into();
+        let value = crate::model::Text::from(pattern.as_slice());
         let is = |rule: StringMatch| rule.matches(&line);
         prop_assert_eq!(
             is(StringMatch::Exact { value: value.clone(), ignore_case }),

@@ -21,7 +21,7 @@ impl HeaderValue {
         let format = Format::parse(text)?;
         Ok(match format.plain() {
             Some(plain) => Self::Plain(plain.into()),
-            None => Self::Format(format),
+            None => Self::Format(Box::new(format)),
         })
     }
 }
@@ -70,7 +70,7 @@ struct Pending {
 }
 
 fn remove(headers: &mut Headers, level: &HeaderMutations) {
-    for name in &level.remove {
+    for name in level.removed() {
         headers.remove_named(name.as_bytes());
     }
 }

@@ -9,7 +9,8 @@ fn add(name: &str, value: &str, action: AppendAction) -> HeaderAdd {
 }
 
 fn level(remove: &[&str], add: Vec<HeaderAdd>) -> HeaderMutations {
-    HeaderMutations { remove: remove.iter().map(|n| (*n).into()).collect(), add: add.into() }
+    let remove = (!remove.is_empty()).then(|| remove.iter().map(|n| (*n).into()).collect());
+    HeaderMutations { remove, add: add.into() }
 }
 
 fn request(lines: &[(&str, &str)]) -> RequestHead {

@@ -28,7 +28,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::{Clusters, HeaderMutations};
+    use crate::model::{Clusters, HeaderMutations, NamedSlot};
 
     fn forward(weights: &[u32]) -> Forward {
         let clusters = Clusters::default();
@@ -37,7 +37,7 @@ mod tests {
                 .iter()
                 .enumerate()
                 .map(|(i, &weight)| WeightedTarget {
-                    cluster: clusters.slot(&i.to_string()),
+                    cluster: NamedSlot::new(clusters.slot(&i.to_string())),
                     weight,
                     request_headers: HeaderMutations::default(),
                     response_headers: HeaderMutations::default(),
@@ -47,11 +47,9 @@ mod tests {
                 .collect(),
             total_weight: weights.iter().map(|w| u64::from(*w)).sum(),
             timeout: None,
-            idle_timeout: None,
             retry: None,
             mirrors: Box::default(),
-            prefix_rewrite: None,
-            host_rewrite: None,
+            unusual: None,
         }
     }
 

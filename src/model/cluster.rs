@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use hashbrown::HashMap;
+use tokio::sync::Notify;
 
 use crate::stats::ClusterStats;
 
@@ -41,19 +42,23 @@ impl fmt::Display for ClusterName {
     }
 }
 
-/// A named place for a cluster. Routes keep the place; the control side puts
-/// clusters in and takes them out.
+/// A named place for a cluster. Routes keep the place ([`NamedSlot`]); the
+/// control side puts clusters in and takes them out.
+// What every request touches stands in one cache line.
+#[repr(C, align(64))]
 #[derive(Debug)]
 pub struct ClusterSlot {
-    /// The cluster's name.
-    pub name: ClusterName,
     current: ArcSwapOption<Cluster>,
-    /// Counters, kept when the cluster is replaced (as Envoy's by name). Shared
-    /// with the cluster's connections, which outlive it: a connection must not
-    /// hold the slot, or the slot would seem to be named by a table.
-    pub stats: Arc<ClusterStats>,
     /// What its circuit breakers count, of all workers.
     pub usage: Usage,
+    /// Counters, kept when the cluster is replaced (as Envoy's by name).
+    pub stats: ClusterStats,
+    /// Wakes requests that wait for a connection.
+    waiters: OnceLock<Box<Notify>>,
+    /// Handles ([`NamedSlot`]).
+    named: AtomicUsize,
+    /// The cluster's name.
+    pub name: ClusterName,
 }
 
 /// Resources in use, for circuit breakers (Envoy: `ResourceManager`, priority
@@ -68,21 +73,39 @@ pub struct Usage {
     pub requests: AtomicU32,
     /// Retries, from the start of their back-off to their end.
     pub retries: AtomicU32,
-    /// Wakes requests that wait for a connection.
-    waiters: std::sync::OnceLock<Box<tokio::sync::Notify>>,
 }
 
-impl Usage {
-    /// The queue of requests that wait for a connection.
-    pub fn waiters(&self) -> &tokio::sync::Notify {
-        self.waiters.get_or_init(Box::default)
+/// A handle that keeps a slot in the directory, a table's above all. Connections
+/// hold slots too, for their statistics, and keep none there.
+#[derive(Debug)]
+pub struct NamedSlot(Arc<ClusterSlot>);
+
+impl NamedSlot {
+    /// A handle of its own.
+    #[must_use]
+    pub fn new(slot: Arc<ClusterSlot>) -> Self {
+        slot.named.fetch_add(1, Ordering::Relaxed);
+        Self(slot)
     }
 
-    /// Wakes one waiting request, if any ever waited.
-    pub fn wake_one(&self) {
-        if let Some(waiters) = self.waiters.get() {
-            waiters.notify_one();
-        }
+    /// The slot, for those who do not name it.
+    #[must_use]
+    pub fn slot(&self) -> &Arc<ClusterSlot> {
+        &self.0
+    }
+}
+
+impl std::ops::Deref for NamedSlot {
+    type Target = ClusterSlot;
+
+    fn deref(&self) -> &ClusterSlot {
+        &self.0
+    }
+}
+
+impl Drop for NamedSlot {
+    fn drop(&mut self) {
+        self.0.named.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -103,12 +126,35 @@ impl ClusterSlot {
     pub fn store(&self, cluster: Option<Arc<Cluster>>) {
         self.current.store(cluster);
     }
+
+    /// True if a table names this slot: if there are [`NamedSlot`]s besides
+    /// `held` ones of the caller.
+    #[must_use]
+    pub fn is_named(&self, held: usize) -> bool {
+        self.named.load(Ordering::Relaxed) > held
+    }
+
+    /// The queue of requests that wait for a connection.
+    pub fn waiters(&self) -> &Notify {
+        self.waiters.get_or_init(Box::default)
+    }
+
+    /// Wakes one waiting request, if any waits.
+    pub fn wake_one(&self) {
+        if self.usage.pending.load(Ordering::SeqCst) > 0
+            && let Some(waiters) = self.waiters.get()
+        {
+            waiters.notify_one();
+        }
+    }
 }
 
 /// All slots by name. A slot exists as long as somebody names it.
 #[derive(Debug, Default)]
 pub struct Clusters {
     slots: Mutex<HashMap<ClusterName, Arc<ClusterSlot>>>,
+    /// Clusters in use, by the address of their endpoint set.
+    shared: Mutex<HashMap<usize, Vec<Weak<Cluster>>>>,
 }
 
 impl Clusters {
@@ -118,10 +164,12 @@ impl Clusters {
         let name = ClusterName::from(name);
         let slot = slots.entry(name).or_insert_with_key(|name| {
             Arc::new(ClusterSlot {
-                name: name.clone(),
                 current: ArcSwapOption::empty(),
-                stats: Arc::default(),
                 usage: Usage::default(),
+                stats: ClusterStats::default(),
+                waiters: OnceLock::new(),
+                named: AtomicUsize::new(0),
+                name: name.clone(),
             })
         });
         Arc::clone(slot)
@@ -145,25 +193,34 @@ impl Clusters {
         all
     }
 
-    /// True if a table (or anybody else) holds this slot, besides this
-    /// directory and `held` handles of the caller.
-    #[must_use]
-    pub fn is_named(slot: &Arc<ClusterSlot>, held: usize) -> bool {
-        Arc::strong_count(slot) > 1 + held
+    /// One object for equal clusters: ten thousand models on the same pods differ
+    /// in their names only, which their slots keep.
+    pub fn share(&self, cluster: Cluster) -> Arc<Cluster> {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let alike = shared.entry(Arc::as_ptr(&cluster.endpoints).addr()).or_default();
+        let held = alike.iter().filter_map(Weak::upgrade).find(|held| held.is_same(&cluster));
+        held.unwrap_or_else(|| {
+            let cluster = Arc::new(cluster);
+            alike.retain(|held| held.strong_count() > 0);
+            alike.push(Arc::downgrade(&cluster));
+            cluster
+        })
     }
 
     /// Forgets the slots that hold no cluster and that nobody names.
     pub fn sweep(&self) {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        slots.retain(|_, s| Arc::strong_count(s) > 1 || s.current.load().is_some());
+        slots.retain(|_, s| s.is_named(0) || s.current.load().is_some());
+        drop(slots);
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.retain(|_, alike| alike.iter().any(|held| held.strong_count() > 0));
     }
 }
 
-/// A routable cluster, immutable but for its hosts.
+/// A routable cluster, immutable but for its hosts; its name is its slot's
+/// ([`Clusters::share`]).
 #[derive(Debug)]
 pub struct Cluster {
-    /// Name.
-    pub name: ClusterName,
     /// Protocol spoken to its hosts.
     pub protocol: UpstreamProtocol,
     /// Its hosts, shared by all clusters with the same endpoints.
@@ -177,6 +234,19 @@ pub struct Cluster {
     pub limits: Limits,
     /// True if it came from the control plane, false from the bootstrap.
     pub added_via_api: bool,
+}
+
+impl Cluster {
+    /// True if replacing one by the other would change nothing but the object.
+    /// Endpoint sets are interned, so that their order does not matter.
+    fn is_same(&self, other: &Self) -> bool {
+        self.protocol == other.protocol
+            && Arc::ptr_eq(&self.endpoints, &other.endpoints)
+            && self.tls.as_ref().map(Arc::as_ptr) == other.tls.as_ref().map(Arc::as_ptr)
+            && self.connect_timeout == other.connect_timeout
+            && self.limits == other.limits
+            && self.added_via_api == other.added_via_api
+    }
 }
 
 /// Protocol towards a host. Envoy: `explicit_http_config`.

@@ -10,12 +10,13 @@ mod cluster;
 mod listener;
 mod resources;
 mod route;
+mod text;
 
 use std::sync::Arc;
 
 pub use cluster::{
     Cluster, ClusterName, ClusterSlot, Clusters, EndpointAddress, EndpointSet, Host, Limits,
-    UpstreamProtocol, Usage,
+    NamedSlot, UpstreamProtocol, Usage,
 };
 pub use listener::{
     AccessLog, AccessLogFormat, AccessLogSink, Listener, ListenerConfig, ListenerKind, LogFilter,
@@ -25,8 +26,9 @@ pub use resources::{RawResource, ResourceSet, Resources};
 pub use route::{
     Action, AppendAction, DirectResponse, Forward, HeaderAdd, HeaderMatch, HeaderMatcher,
     HeaderMutations, HeaderValue, Mirror, PathMatch, RetryOn, RetryPolicy, Route, RouteMatch,
-    RouteTable, StringMatch, VirtualHost, WeightedTarget,
+    RouteTable, StringMatch, Unusual, VirtualHost, WeightedTarget,
 };
+pub use text::Text;
 
 /// Everything that a worker needs to serve, immutable, published as one pointer.
 #[derive(Clone, Debug, Default)]

@@ -294,7 +294,9 @@ fn summary(route: &Route) -> String {
         mutations(&mut out, &target.request_headers, &target.response_headers);
     }
     write!(out, "| ").unwrap();
-    mutations(&mut out, &route.request_headers, &route.response_headers);
+    let (request, response) = (&route.request_headers, &route.response_headers);
+    let none = HeaderMutations::default();
+    mutations(&mut out, request.as_deref().unwrap_or(&none), response.as_deref().unwrap_or(&none));
     write!(out, "timeout {:?} ", forward.timeout.map(|t| t.as_secs())).unwrap();
     if let Some(retry) = &forward.retry {
         assert!(retry.on.server_error && retry.on.connect_failure && !retry.on.reset);
@@ -310,7 +312,7 @@ fn summary(route: &Route) -> String {
 
 fn mutations(out: &mut String, request: &HeaderMutations, response: &HeaderMutations) {
     for (side, mutations) in [("request", request), ("response", response)] {
-        for name in &mutations.remove {
+        for name in mutations.removed() {
             write!(out, "{side} -{name} ").unwrap();
         }
         for add in &mutations.add {

@@ -61,7 +61,7 @@ impl Client {
         let (_, route) = snapshot.listener("seldon_http")?.routes.find(&head, 0)?;
         let Action::Forward(forward) = &route.action else { return None };
         let slot = &forward.targets.first()?.cluster;
-        slot.load().map(|cluster| cluster.name.to_string())
+        slot.is_routable().then(|| slot.name.to_string())
     }
 
     fn is_connected(&self) -> bool {

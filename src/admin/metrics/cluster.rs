@@ -86,13 +86,13 @@ impl View {
         self.slot.stats.shards().map(|s| cell(s).value()).fold(0, u64::wrapping_add)
     }
 
-    /// A counter of a group added up.
+    /// A count of a group added up.
     pub(in crate::admin) fn count_group(
         &self,
         group: Group,
-        cell: impl Fn(&ResponseGroup) -> &Counter,
+        count: impl Fn(&ResponseGroup) -> u64,
     ) -> u64 {
-        self.groups(group).map(|g| cell(g).value()).fold(0, u64::wrapping_add)
+        self.groups(group).map(count).fold(0, u64::wrapping_add)
     }
 
     fn groups(&self, group: Group) -> impl Iterator<Item = &ResponseGroup> {
@@ -159,14 +159,14 @@ impl Family {
             _ if idle => {}
             Read::Histogram(cell) => plain(view.times(cell)),
             Read::Time(group) => {
-                let times = view.groups(group).map(|g| &g.upstream_rq_time);
+                let times = view.groups(group).map(|g| &g.time);
                 let value = Value::Histogram(Box::new(Buckets::of(times)));
                 if value.is_used() {
                     plain(value);
                 }
             }
             Read::Completed(group) => {
-                let n = view.count_group(group, |g| &g.upstream_rq_completed);
+                let n = view.count_group(group, ResponseGroup::completed);
                 if n != 0 {
                     plain(Value::Number(n));
                 }
@@ -179,8 +179,8 @@ impl Family {
     /// Classes seen: as in Envoy, the others do not exist.
     fn read_classes(&self, view: &View, group: Group, visit: &mut dyn FnMut(Sample<'_>)) {
         let prefix = self.key.trim_end_matches("xx");
-        for (class, cell) in CLASSES {
-            let n = view.count_group(group, cell);
+        for (digit, class) in CLASSES {
+            let n = view.count_group(group, |g| g.class(digit));
             if n != 0 {
                 let name = format!("{prefix}{class}xx");
                 let label = Some(("envoy_response_code_class", class));
@@ -192,7 +192,9 @@ impl Family {
     fn read_codes(&self, view: &View, group: Group, visit: &mut dyn FnMut(Sample<'_>)) {
         let mut codes = std::collections::BTreeMap::<u16, u64>::new();
         for answers in view.groups(group) {
-            answers.upstream_rq.each(&mut |code, n| *codes.entry(code).or_default() += n);
+            for (code, n) in answers.codes.each() {
+                *codes.entry(code).or_default() += n;
+            }
         }
         for (code, n) in codes.into_iter().filter(|(_, n)| *n != 0) {
             let mut digits = itoa::Buffer::new();
@@ -204,15 +206,7 @@ impl Family {
     }
 }
 
-type Class = (&'static str, fn(&ResponseGroup) -> &Counter);
-
-const CLASSES: [Class; 5] = [
-    ("1", |g| &g.upstream_rq_1xx),
-    ("2", |g| &g.upstream_rq_2xx),
-    ("3", |g| &g.upstream_rq_3xx),
-    ("4", |g| &g.upstream_rq_4xx),
-    ("5", |g| &g.upstream_rq_5xx),
-];
+const CLASSES: [(u16, &str); 5] = [(1, "1"), (2, "2"), (3, "3"), (4, "4"), (5, "5")];
 
 type Derived = (&'static str, fn(&View) -> u64);
 

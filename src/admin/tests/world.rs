@@ -10,10 +10,12 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::admin::{AdminOps, Level, LogControl, serve, utility};
 use crate::logic::index::RouteIndex;
+use smallvec::SmallVec;
+
 use crate::model::{
     Action, Cluster, EndpointAddress, EndpointSet, Forward, HeaderMutations, Host, Limits,
-    Listener, ListenerConfig, ListenerKind, PathMatch, Route, RouteMatch, RouteTable, Snapshot,
-    UpstreamProtocol, VirtualHost, WeightedTarget,
+    Listener, ListenerConfig, ListenerKind, NamedSlot, PathMatch, Route, RouteMatch, RouteTable,
+    Snapshot, UpstreamProtocol, VirtualHost, WeightedTarget,
 };
 use crate::plane::{Node, Plane, ServerState};
 use crate::seldon_stats::SeldonMetrics;
@@ -104,7 +106,6 @@ pub(super) fn cluster(plane: &Plane, name: &str, port: u16, limits: Limits) {
 
 fn store(plane: &Plane, name: &str, endpoints: EndpointSet, limits: Limits) {
     plane.clusters.slot(name).store(Some(Arc::new(Cluster {
-        name: name.into(),
         protocol: UpstreamProtocol::Http1,
         endpoints: Arc::new(endpoints),
         tls: None,
@@ -121,7 +122,7 @@ fn publish(plane: &Plane) {
     let stats = plane.stats.listener("seldon_http", config.address);
     assert_eq!(stats.address, "0.0.0.0_29000");
     let targets = ["iris_1_http", "gone_1_http"].map(|name| WeightedTarget {
-        cluster: plane.clusters.slot(name),
+        cluster: NamedSlot::new(plane.clusters.slot(name)),
         weight: 1,
         request_headers: HeaderMutations::default(),
         response_headers: HeaderMutations::default(),
@@ -129,27 +130,25 @@ fn publish(plane: &Plane) {
         series: Default::default(),
     });
     let forward = Forward {
-        targets: Box::new(targets),
+        targets: targets.into_iter().collect(),
         total_weight: 2,
         timeout: None,
-        idle_timeout: None,
         retry: None,
         mirrors: Box::default(),
-        prefix_rewrite: None,
-        host_rewrite: None,
+        unusual: None,
     };
     let route = Route {
         name: "".into(),
         matcher: RouteMatch {
             path: PathMatch::Prefix(b"/".as_slice().into()),
             case_sensitive: true,
-            headers: Vec::new(),
+            headers: SmallVec::new(),
             grpc_only: false,
             fraction: None,
         },
         action: Action::Forward(forward),
-        request_headers: HeaderMutations::default(),
-        response_headers: HeaderMutations::default(),
+        request_headers: None,
+        response_headers: None,
     };
     let host = VirtualHost {
         domains: vec!["*".to_owned()],

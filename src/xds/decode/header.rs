@@ -24,12 +24,17 @@ pub(super) fn mutations(
             check_name(name, "removed").at_index(remove.0, i)?;
             Ok(session.name(&name.to_ascii_lowercase()))
         })
-        .collect::<Result<Box<[Arc<str>]>, Invalid>>()?;
+        .collect::<Result<Vec<Arc<str>>, Invalid>>()?;
     let additions = add.1.iter().enumerate();
     let add = additions
         .map(|(i, option)| header_add(option, session).at_index(add.0, i))
         .collect::<Result<_, _>>()?;
-    Ok(HeaderMutations { remove, add })
+    Ok(HeaderMutations { remove: session.names(remove), add })
+}
+
+/// The mutations of a route; none if there is nothing to do.
+pub(super) fn if_any(mutations: HeaderMutations) -> Option<Box<HeaderMutations>> {
+    (!mutations.is_empty()).then(|| Box::new(mutations))
 }
 
 fn header_add(option: &HeaderValueOption, session: &Session<'_>) -> Result<HeaderAdd, Invalid> {
@@ -37,7 +42,7 @@ fn header_add(option: &HeaderValueOption, session: &Session<'_>) -> Result<Heade
         option.header.as_ref().ok_or_else(|| Invalid::new("value is required").at("header"))?;
     check_name(&header.key, "modified").at("header.key")?;
     let value = if header.value.is_empty() && !header.raw_value.is_empty() {
-        HeaderValue::Plain(header.raw_value.clone().into())
+        HeaderValue::Plain(header.raw_value.as_slice().into())
     } else {
         header_value(&header.value).at("header.value")?
     };
@@ -64,13 +69,14 @@ fn header_value(text: &str) -> Result<HeaderValue, Invalid> {
         return Err(Invalid::new("value does not match regex pattern \"^[^\\x00\\n\\r]*$\""));
     }
     if !text.contains('%') {
-        return Ok(HeaderValue::Plain(text.as_bytes().into()));
+        return Ok(HeaderValue::Plain(text.into()));
     }
     let plain = text.replace("%%", "");
     if !plain.contains('%') {
-        return Ok(HeaderValue::Plain(text.replace("%%", "%").into_bytes().into()));
+        return Ok(HeaderValue::Plain(text.replace("%%", "%").as_str().into()));
     }
-    Format::parse(text).map(HeaderValue::Format).map_err(|e| Invalid::new(e.to_string()))
+    let format = Format::parse(text).map_err(|e| Invalid::new(e.to_string()))?;
+    Ok(HeaderValue::Format(Box::new(format)))
 }
 
 fn check_name(name: &str, verb: &str) -> Result<(), Invalid> {

@@ -11,7 +11,7 @@ use super::error::{At, Unset, overlook, refuse};
 use super::scalar::fraction;
 use super::table::Session;
 use crate::logic::matching::full_match;
-use crate::model::{HeaderMatch, HeaderMatcher, PathMatch, RouteMatch, StringMatch};
+use crate::model::{HeaderMatch, HeaderMatcher, PathMatch, RouteMatch, StringMatch, Text};
 
 pub(super) fn route_match(
     m: &pb::RouteMatch,
@@ -38,11 +38,11 @@ pub(super) fn route_match(
 fn path_match(path: Option<&pb::route_match::PathSpecifier>) -> Result<PathMatch, Invalid> {
     use pb::route_match::PathSpecifier;
     Ok(match path {
-        Some(PathSpecifier::Prefix(p)) => PathMatch::Prefix(p.as_bytes().into()),
-        Some(PathSpecifier::Path(p)) => PathMatch::Exact(p.as_bytes().into()),
+        Some(PathSpecifier::Prefix(p)) => PathMatch::Prefix(p.as_str().into()),
+        Some(PathSpecifier::Path(p)) => PathMatch::Exact(p.as_str().into()),
         Some(PathSpecifier::SafeRegex(r)) => PathMatch::Regex(regex(r).at("safe_regex")?),
         Some(PathSpecifier::PathSeparatedPrefix(p)) => {
-            PathMatch::SeparatedPrefix(p.as_bytes().into())
+            PathMatch::SeparatedPrefix(p.as_str().into())
         }
         Some(PathSpecifier::ConnectMatcher(_)) => {
             return Err(Invalid::unsupported("connect_matcher"));
@@ -71,7 +71,7 @@ pub(super) fn header_matcher(
 
 pub(super) fn header_rule(m: &pb::HeaderMatcher) -> Result<HeaderMatch, Invalid> {
     use pb::header_matcher::HeaderMatchSpecifier as Spec;
-    let value = |s: &str| -> Box<[u8]> { s.as_bytes().into() };
+    let value = |s: &str| Text::from(s);
     Ok(match &m.header_match_specifier {
         None => HeaderMatch::Present(true),
         Some(Spec::PresentMatch(present)) => HeaderMatch::Present(*present),
@@ -99,8 +99,8 @@ pub(super) fn header_rule(m: &pb::HeaderMatcher) -> Result<HeaderMatch, Invalid>
 fn string_match(m: &ty::StringMatcher) -> Result<StringMatch, Invalid> {
     use ty::string_matcher::MatchPattern;
     let ignore_case = m.ignore_case;
-    let value = |s: &str| -> Box<[u8]> {
-        if ignore_case { s.to_ascii_lowercase().into_bytes().into() } else { s.as_bytes().into() }
+    let value = |s: &str| -> Text {
+        if ignore_case { s.to_ascii_lowercase().as_str().into() } else { s.into() }
     };
     let not_empty = |s: &str, field: &str| {
         if s.is_empty() {

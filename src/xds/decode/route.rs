@@ -5,15 +5,17 @@ use std::time::Duration;
 
 use envoy_types::pb::envoy::config::route::v3 as pb;
 use envoy_types::pb::google::protobuf::{Struct, value::Kind};
+use smallvec::{SmallVec, smallvec};
 
 use super::Invalid;
 use super::error::{At, Unset, overlook, refuse, warn_once};
-use super::header::mutations;
+use super::header::{if_any, mutations};
 use super::matcher::route_match;
 use super::scalar::{duration, duration_or, fraction, inline};
 use super::table::Session;
 use crate::model::{
-    Action, DirectResponse, Forward, HeaderMutations, HeaderValue, Mirror, Route, WeightedTarget,
+    Action, DirectResponse, Forward, HeaderMutations, HeaderValue, Mirror, Route, Text, Unusual,
+    WeightedTarget,
 };
 
 /// Envoy: `RouteAction.timeout` when unset.
@@ -42,12 +44,12 @@ pub(super) fn route(r: &pb::Route, session: &Session<'_>) -> Result<Route, Inval
         name: r.name.as_str().into(),
         matcher: route_match(matcher, session).at("match")?,
         action: action(r.action.as_ref(), &rewrite, session)?,
-        request_headers,
-        response_headers: mutations(
+        request_headers: if_any(request_headers),
+        response_headers: if_any(mutations(
             ("response_headers_to_add", &r.response_headers_to_add),
             ("response_headers_to_remove", &r.response_headers_to_remove),
             session,
-        )?,
+        )?),
     })
 }
 
@@ -113,24 +115,30 @@ fn forward(
         targets,
         total_weight,
         timeout: Some(timeout).filter(|t| !t.is_zero()),
-        idle_timeout: a.idle_timeout.map(duration).transpose().at("idle_timeout")?,
         retry,
         mirrors,
-        prefix_rewrite: Some(&a.prefix_rewrite)
-            .filter(|p| !p.is_empty())
-            .map(|p| p.as_bytes().into()),
-        host_rewrite: host_rewrite(a.host_rewrite_specifier.as_ref())?,
+        unusual: unusual(a)?,
     })
+}
+
+fn unusual(a: &pb::RouteAction) -> Result<Option<Box<Unusual>>, Invalid> {
+    let prefix = Some(&a.prefix_rewrite).filter(|p| !p.is_empty());
+    let unusual = Unusual {
+        idle_timeout: a.idle_timeout.map(duration).transpose().at("idle_timeout")?,
+        prefix_rewrite: prefix.map(|p| p.as_str().into()),
+        host_rewrite: host_rewrite(a.host_rewrite_specifier.as_ref())?,
+    };
+    Ok((unusual != Unusual::default()).then(|| Box::new(unusual)))
 }
 
 fn host_rewrite(
     spec: Option<&pb::route_action::HostRewriteSpecifier>,
-) -> Result<Option<Box<[u8]>>, Invalid> {
+) -> Result<Option<Text>, Invalid> {
     use pb::route_action::HostRewriteSpecifier as Spec;
     match spec {
         None => Ok(None),
         Some(Spec::HostRewriteLiteral(host) | Spec::HostRewrite(host)) => {
-            Ok(Some(host).filter(|h| !h.is_empty()).map(|h| h.as_bytes().into()))
+            Ok(Some(host).filter(|h| !h.is_empty()).map(|h| h.as_str().into()))
         }
         Some(Spec::AutoHostRewrite(on)) if !on.value => Ok(None),
         Some(Spec::AutoHostRewrite(_)) => Err(Invalid::unsupported("auto_host_rewrite")),
@@ -143,20 +151,20 @@ fn targets(
     a: &pb::RouteAction,
     rewrite: &Rewrite<'_>,
     session: &Session<'_>,
-) -> Result<Box<[WeightedTarget]>, Invalid> {
+) -> Result<SmallVec<[WeightedTarget; 1]>, Invalid> {
     use pb::route_action::ClusterSpecifier as Spec;
     match &a.cluster_specifier {
         Some(Spec::Cluster(name)) if name.is_empty() => {
             Err(Invalid::new("value length must be at least 1 characters").at("cluster"))
         }
-        Some(Spec::Cluster(name)) => Ok(Box::new([WeightedTarget {
+        Some(Spec::Cluster(name)) => Ok(smallvec![WeightedTarget {
             cluster: session.slot(name),
             weight: 1,
             request_headers: HeaderMutations::default(),
             response_headers: HeaderMutations::default(),
             rewrite_model: rewrite.model(name, None, session),
             series: OnceLock::new(),
-        }])),
+        }]),
         Some(Spec::WeightedClusters(w)) => weighted(w, rewrite, session).at("weighted_clusters"),
         Some(Spec::ClusterHeader(_)) => Err(Invalid::unsupported("cluster_header")),
         Some(Spec::ClusterSpecifierPlugin(_)) => {
@@ -173,12 +181,12 @@ fn weighted(
     w: &pb::WeightedCluster,
     rewrite: &Rewrite<'_>,
     session: &Session<'_>,
-) -> Result<Box<[WeightedTarget]>, Invalid> {
+) -> Result<SmallVec<[WeightedTarget; 1]>, Invalid> {
     // `total_weight` has no effect in Envoy either.
     refuse!(w; random_value_specifier);
     overlook!(w, "WeightedCluster"; runtime_key_prefix);
     let each = w.clusters.iter().enumerate();
-    let targets: Result<Box<[_]>, _> =
+    let targets: Result<SmallVec<[_; 1]>, _> =
         each.map(|(i, c)| weighted_target(c, rewrite, session).at_index("clusters", i)).collect();
     targets.and_then(|t| {
         if t.is_empty() {

@@ -20,7 +20,7 @@ use super::header::mutations;
 use super::retry::retry_policy;
 use super::walk::split;
 use crate::logic::index::RouteIndex;
-use crate::model::{ClusterSlot, Clusters, RetryPolicy, Route, RouteTable, VirtualHost};
+use crate::model::{ClusterSlot, Clusters, NamedSlot, RetryPolicy, Route, RouteTable, VirtualHost};
 
 /// Field numbers that the walk looks for.
 const VIRTUAL_HOSTS: u64 = 2;
@@ -181,6 +181,7 @@ pub(super) struct Session<'a> {
     pub(super) rewrite: bool,
     pub(super) inherited: Inherited,
     names: RefCell<HashSet<Arc<str>>>,
+    name_lists: RefCell<Vec<Arc<[Arc<str>]>>>,
     slots: RefCell<HashMap<Box<str>, Arc<ClusterSlot>>>,
     retries: RefCell<Vec<Arc<RetryPolicy>>>,
 }
@@ -197,6 +198,7 @@ impl<'a> Session<'a> {
             rewrite: false,
             inherited: Inherited::default(),
             names: RefCell::default(),
+            name_lists: RefCell::default(),
             slots: RefCell::default(),
             retries: RefCell::default(),
         }
@@ -208,14 +210,31 @@ impl<'a> Session<'a> {
         Arc::clone(names.get_or_insert_with(name, |name| Arc::from(name)))
     }
 
-    /// The slot of a cluster.
-    pub(super) fn slot(&self, name: &str) -> Arc<ClusterSlot> {
+    /// One object for equal lists of names; none for an empty one.
+    pub(super) fn names(&self, names: Vec<Arc<str>>) -> Option<Arc<[Arc<str>]>> {
+        if names.is_empty() {
+            return None;
+        }
+        let mut lists = self.name_lists.borrow_mut();
+        if let Some(held) = lists.iter().find(|held| ***held == *names) {
+            return Some(Arc::clone(held));
+        }
+        let names: Arc<[_]> = names.into();
+        // Tables use a handful of lists; one that does not is not worth a search.
+        if lists.len() < 64 {
+            lists.push(Arc::clone(&names));
+        }
+        Some(names)
+    }
+
+    /// The slot of a cluster, named.
+    pub(super) fn slot(&self, name: &str) -> NamedSlot {
         let mut slots = self.slots.borrow_mut();
         let make = || match self.clusters {
             Some(clusters) => clusters.slot(name),
             None => Clusters::default().slot(name),
         };
-        Arc::clone(slots.entry_ref(name).or_insert_with(make))
+        NamedSlot::new(Arc::clone(slots.entry_ref(name).or_insert_with(make)))
     }
 
     /// One object for equal policies.

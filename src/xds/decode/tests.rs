@@ -98,9 +98,9 @@ fn seconds(seconds: i64) -> Option<PbDuration> {
 fn defaults_of_a_route_are_envoys() {
     let f = forward(plain_route());
     assert_eq!(f.timeout, Some(Duration::from_secs(15)));
-    assert_eq!((f.idle_timeout, f.retry, f.total_weight), (None, None, 1));
+    assert_eq!((f.unusual, f.retry, f.total_weight), (None, None, 1));
     assert_eq!(forward(acting(|a| a.timeout = seconds(0))).timeout, None);
-    let idle = forward(acting(|a| a.idle_timeout = seconds(7))).idle_timeout;
+    let idle = forward(acting(|a| a.idle_timeout = seconds(7))).unusual.unwrap().idle_timeout;
     assert_eq!(idle, Some(Duration::from_secs(7)));
 }
 
@@ -257,7 +257,7 @@ fn header_values_are_plain_unless_they_hold_operators() {
         ];
     });
     let table = compile(&config(vec![route])).unwrap();
-    let adds = &table.virtual_hosts[0].routes[0].request_headers.add;
+    let adds = &table.virtual_hosts[0].routes[0].request_headers.as_ref().unwrap().add;
     let plain = |i: usize| match &adds[i].value {
         HeaderValue::Plain(value) => String::from_utf8_lossy(value).into_owned(),
         HeaderValue::Format(_) => "format".to_owned(),

@@ -7,14 +7,14 @@ use hashbrown::{HashMap, HashSet};
 
 use super::Store;
 use crate::logic::ads::ResourceType;
-use crate::model::{Cluster, ClusterName, ClusterSlot, Clusters};
+use crate::model::{Cluster, ClusterName, ClusterSlot, NamedSlot};
 use crate::tls::Context;
 use crate::xds::decode;
 use crate::xds::update::Resource;
 
 #[derive(Debug)]
 struct ClusterState {
-    slot: Arc<ClusterSlot>,
+    slot: NamedSlot,
     /// What the slot holds.
     active: Option<Arc<Cluster>>,
     /// What replaces it once it is warm.
@@ -70,8 +70,7 @@ impl Store {
                 return Err(format!("the message's name is '{}' [name]", decoded.name));
             }
             let tls = decoded.tls.map(|spec| self.secrets.upstream(spec, now)).transpose()?;
-            let cluster = Arc::new(Cluster {
-                name: name.clone(),
+            let cluster = self.plane.clusters.share(Cluster {
                 protocol: decoded.protocol,
                 endpoints: self
                     .plane
@@ -94,16 +93,17 @@ impl Store {
         let slots = &self.plane.clusters;
         let state = self.clusters.by_name.entry(name.clone()).or_insert_with_key(|name| {
             stats.cluster_added.inc();
-            ClusterState { slot: slots.slot(name.as_str()), active: None, warming: None }
+            let slot = NamedSlot::new(slots.slot(name.as_str()));
+            ClusterState { slot, active: None, warming: None }
         });
         let is_new = state.active.is_none() && state.warming.is_none();
-        if state.active.as_ref().is_some_and(|held| is_same(held, &cluster)) {
+        if state.active.as_ref().is_some_and(|held| Arc::ptr_eq(held, &cluster)) {
             // Back to what serves, or the same endpoints in another order.
             state.warming = None;
             self.clusters.warming.remove(&name);
             return;
         }
-        if state.warming.as_ref().is_some_and(|held| is_same(held, &cluster)) {
+        if state.warming.as_ref().is_some_and(|held| Arc::ptr_eq(held, &cluster)) {
             return;
         }
         if !is_new {
@@ -151,7 +151,7 @@ impl Store {
         states.leaving.retain(|name, since| {
             let Some(state) = by_name.get(name) else { return false };
             let over = now.saturating_duration_since(*since) >= grace;
-            if !over && Clusters::is_named(&state.slot, 1) {
+            if !over && state.slot.is_named(1) {
                 return true;
             }
             state.slot.store(None);
@@ -179,15 +179,4 @@ impl Store {
 /// True if its host names were looked up and its secrets are there.
 fn is_warm(cluster: &Cluster) -> bool {
     cluster.endpoints.is_resolved() && cluster.tls.as_ref().is_none_or(|tls| tls.is_settled())
-}
-
-/// True if replacing one by the other would change nothing but the object.
-/// Endpoint sets are interned, so that their order does not matter.
-fn is_same(a: &Cluster, b: &Cluster) -> bool {
-    a.protocol == b.protocol
-        && Arc::ptr_eq(&a.endpoints, &b.endpoints)
-        && a.tls.as_ref().map(Arc::as_ptr) == b.tls.as_ref().map(Arc::as_ptr)
-        && a.connect_timeout == b.connect_timeout
-        && a.limits == b.limits
-        && a.added_via_api == b.added_via_api
 }

@@ -164,5 +164,5 @@ fn not_routable(routes: &[Arc<Route>]) -> Vec<Arc<ClusterSlot>> {
         Action::Direct(_) => &[],
     });
     let chosen = targets.filter(|t| t.weight > 0 && !t.cluster.is_routable());
-    chosen.map(|t| Arc::clone(&t.cluster)).collect()
+    chosen.map(|t| Arc::clone(t.cluster.slot())).collect()
 }
