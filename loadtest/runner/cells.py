@@ -1,0 +1,230 @@
+"""What is measured. A cell is one row of the table; each is measured for every
+proxy in every round, in turn, so that a noisy neighbour meets all of them."""
+
+import dataclasses
+import os
+import signal
+import time
+from typing import Callable
+
+from . import loaders, machine
+from .machine import Failed
+from .proxies import NAMES, Proxy, Upstream
+
+#: Straight to the upstream: what the proxies add is counted from here.
+DIRECT = "Direct"
+#: Bytes of an answer's message on the wire, and messages of a streamed answer.
+GRPC_REPLY, STREAM_MESSAGES = 133, 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    name: str
+    group: str
+    title: str
+    proxies: tuple
+    measure: Callable
+    settings: dict
+
+
+class World:
+    """Upstreams and proxies of a run, started when first needed. Whoever is not
+    being measured is stopped by a signal, so that its housekeeping disturbs no
+    one."""
+
+    def __init__(self, tools, directory, seconds, latency_seconds):
+        self.tools, self.directory = tools, directory
+        self.seconds, self.latency_seconds = seconds, latency_seconds
+        self.upstreams, self.proxies = {}, {}
+
+    def upstream(self, workers):
+        if workers not in self.upstreams:
+            self.upstreams[workers] = Upstream(self.tools, workers, self.directory)
+        return self.upstreams[workers]
+
+    def proxy(self, name, workers=1, models=0, variant=""):
+        """A running proxy, all others stopped."""
+        key = (name, workers, models, variant)
+        for other, proxy in self.proxies.items():
+            if other != key:
+                self._signal(proxy, signal.SIGSTOP)
+        if key in self.proxies:
+            self._signal(self.proxies[key], signal.SIGCONT)
+        else:
+            self.proxies[key] = Proxy(name, self.tools, self.upstream(workers), self.directory,
+                                      workers, models)
+            self.proxies[key].idle_mib = self.proxies[key].resident()
+        return self.proxies[key]
+
+    @staticmethod
+    def _signal(proxy, number):
+        pids = machine.family(proxy.pid)
+        if proxy.control:
+            pids.append(proxy.control.process.pid)
+        for pid in pids:
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                pass
+
+    def stop(self):
+        for proxy in self.proxies.values():
+            self._signal(proxy, signal.SIGCONT)
+            proxy.stop()
+        for upstream in self.upstreams.values():
+            upstream.stop()
+        self.proxies, self.upstreams = {}, {}
+
+
+def counted(proxy, load):
+    """CPU per completed request of a load, after a second of it as warm-up."""
+    load(1)
+    before, started = proxy.cpu(), time.monotonic()
+    result = load(None)
+    spent, took = proxy.cpu() - before, time.monotonic() - started
+    if not result["completed"]:
+        raise Failed(f"nothing was completed: {result['errors']}")
+    values = {"cpu_us": spent / result["completed"] * 1e6, "per_second": result["completed"] / took}
+    return values, result["errors"]
+
+
+def cpu_http1(world, name, settings):
+    proxy = world.proxy(name)
+    return counted(proxy, lambda seconds: loaders.wrk(
+        world.tools, world.directory, proxy.http, seconds or world.seconds, 16, **settings))
+
+
+def cpu_grpc(world, name, settings):
+    proxy = world.proxy(name)
+    messages = STREAM_MESSAGES if settings["model"] == "stream" else 1
+    values, errors = counted(proxy, lambda seconds: loaders.h2load(
+        world.tools, world.directory, proxy.grpc, seconds or world.seconds,
+        reply_bytes=GRPC_REPLY * messages, **settings))
+    return {key: value / messages if key == "cpu_us" else value * messages
+            for key, value in values.items()}, errors
+
+
+def latency(world, name, settings):
+    rate, connections, workers = settings["rate"], settings["connections"], settings["workers"]
+    streams = settings.get("streams", 0)
+    if name == DIRECT:
+        for proxy in world.proxies.values():
+            world._signal(proxy, signal.SIGSTOP)
+        # The upstream speaks HTTP/1.1 there: a connection for each stream.
+        port, connections, streams = world.upstream(workers).http, connections * max(streams, 1), 0
+    else:
+        proxy = world.proxy(name, workers)
+        port = proxy.grpc if streams else proxy.http
+    load = lambda seconds: loaders.oha(world.tools, port, seconds, rate, connections, workers,
+                                       delay_ms=5, streams=streams)
+    load(1)
+    result = load(world.latency_seconds)
+    return dict(result["ms"]), result["errors"]
+
+
+def models(world, name, settings):
+    count = settings["models"]
+    proxy = world.proxy(name, models=count)
+    values, errors = counted(proxy, lambda seconds: loaders.wrk(
+        world.tools, world.directory, proxy.http, seconds or world.seconds, 16, models=count))
+    # Only this load's connections: what is idle has been closed or is reused.
+    values["sockets"] = proxy.sockets()
+    result = loaders.oha(world.tools, proxy.http, world.latency_seconds, 200, 16, models=count)
+    values |= {key: result["ms"].get(key) for key in ("p50", "p95", "p99")}
+    values["idle_mib"], values["mib"] = proxy.idle_mib, proxy.resident()
+    return values, errors + result["errors"]
+
+
+def updates(world, name, settings):
+    proxy = world.proxy(name, models=settings["models"])
+    values = {}
+    flips = proxy.control.ask("flip 10")
+    for key in ("in_force_ms", "after_arrival_ms"):
+        values[key] = sorted(flips[key])[len(flips[key]) // 2]
+        values["worst_" + key] = max(flips[key])
+    if not settings.get("churn", True):
+        return values, []
+    seconds, errors = world.latency_seconds, []
+    direct = world.upstream(1).http
+    # Quiet and under change, through the proxy and past it: what the second pair
+    # shows is the disturbance of the load generator, which shares a core with the
+    # control plane.
+    for prefix, port in (("", proxy.http), ("direct_", direct)):
+        for state in ("quiet", "churn"):
+            before = proxy.cpu()
+            if state == "churn":
+                proxy.control.send(f"churn 20 {seconds}")
+            result = loaders.oha(world.tools, port, seconds, 500, 16)
+            spent = proxy.cpu() - before
+            values[f"{prefix}{state}_p99"] = result["ms"]["p99"]
+            values[f"{prefix}{state}_cpu"] = spent
+            errors += [f"{prefix}{state}: {error}" for error in result["errors"]]
+            if state == "churn":
+                values["changes"] = proxy.control.answer()["changes"]
+                if not proxy.control.ask("wait")["settled"]:
+                    errors.append(f"{prefix}churn: not acknowledged within 60 s")
+    spent = values["direct_churn_cpu"] - values["direct_quiet_cpu"]
+    values["cpu_ms_per_update"] = spent / values["changes"] * 1e3
+    return values, errors
+
+
+def quota(world, name, settings):
+    if name == DIRECT:
+        return latency(world, name, dict(settings, workers=1))
+    proxy = world.proxy(name, variant="quota")
+    group = machine.Quota(f"radiant-loadtest-{os.getpid()}", settings["cpus"])
+    try:
+        group.add(proxy.pid)
+        if settings.get("rate"):
+            loaders.oha(world.tools, proxy.http, 1, settings["rate"], settings["connections"],
+                        delay_ms=5)
+            result = loaders.oha(world.tools, proxy.http, world.latency_seconds, settings["rate"],
+                                 settings["connections"], delay_ms=5)
+            return dict(result["ms"]), result["errors"]
+        values, errors = counted(proxy, lambda seconds: loaders.wrk(
+            world.tools, world.directory, proxy.http, seconds or world.seconds, 16))
+        return values, errors
+    finally:
+        group.remove()
+
+
+def all_cells():
+    cells = []
+
+    def add(name, group, title, measure, proxies=NAMES, **settings):
+        cells.append(Cell(name, group, title, tuple(proxies), measure, settings))
+
+    add("http1-1k", "cpu", "HTTP/1.1, request of 1 KB", cpu_http1)
+    for name, size in (("64k", 65_536), ("1m", 1 << 20)):
+        add(f"request-{name}", "cpu", f"HTTP/1.1, request of {name.upper()}B", cpu_http1, body=size)
+    for name, size in (("64k", 65_536), ("1m", 1 << 20)):
+        add(f"response-{name}", "cpu", f"HTTP/1.1, response of {name.upper()}B", cpu_http1,
+            method="GET", body=0, reply=size)
+    add("grpc-128", "cpu", "gRPC unary, 128 B (8 connections x 8 streams)", cpu_grpc,
+        model="iris", body=128)
+    add("grpc-64k", "cpu", "gRPC unary, request of 64 KB", cpu_grpc, model="iris", body=65_536)
+    add("grpc-stream", "cpu", "gRPC streaming, per message of 128 B", cpu_grpc,
+        model="stream", body=128)
+    for workers in (1, 2):
+        for connections in (4, 400):
+            for rate in (500, 2000):
+                # 4 connections of HTTP/1.1 cannot carry 2,000 requests of 5 ms.
+                streams = 8 if rate * 0.005 > connections else 0
+                add(f"latency-{rate}-{connections}-{workers}", "latency",
+                    f"{rate} rps, {connections} connections"
+                    + (f" of HTTP/2 with {streams} streams" if streams else "")
+                    + f", {workers} worker" + ("s" if workers > 1 else ""),
+                    latency, (DIRECT, *NAMES), rate=rate, connections=connections, workers=workers,
+                    streams=streams)
+    for count in (1, 1000, 10_000, 100_000):
+        who = ("Radiant", "HAProxy") if count > 10_000 else ("Radiant", "Envoy", "HAProxy")
+        add(f"models-{count}", "models", f"{count:,} models", models, who, models=count)
+    add("updates-1000", "updates", "1,000 models", updates, ("Radiant", "Envoy"), models=1000)
+    add("updates-10000", "updates", "10,000 models", updates, ("Radiant",), models=10_000)
+    add("flips-10000", "updates", "10,000 models, weights only", updates, ("Radiant", "Envoy"),
+        models=10_000, churn=False)
+    add("quota-throughput", "quota", "most requests per second, 1 KB", quota, NAMES, cpus=0.5)
+    for rate in (250, 500, 1000, 2000, 4000):
+        add(f"quota-{rate}", "quota", f"{rate} rps, 5 ms upstream, 40 connections", quota,
+            (DIRECT, *NAMES), cpus=0.5, rate=rate, connections=40)
+    return cells
