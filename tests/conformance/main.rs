@@ -7,7 +7,9 @@
 
 mod cases;
 mod client;
+mod discovery;
 mod http2;
+mod lab;
 mod oracle;
 mod probe;
 mod random;
@@ -20,12 +22,14 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use cases::Case;
+use cases::{Case, With};
 use oracle::{Kind, Side};
 use report::{Outcome, Report};
 
 /// Cases that run at the same time.
 const PARALLEL: usize = 6;
+/// Cases with proxies of their own that run at the same time; most of them wait.
+const PARALLEL_OWN: usize = 4;
 /// Random cases of a normal run.
 const RANDOM: usize = 1000;
 
@@ -126,26 +130,35 @@ fn start(dir: &Path) -> std::io::Result<(Side, Side)> {
     Ok((envoy, radiant))
 }
 
-/// First those that mind nobody, several at a time; then the others.
+/// First those that mind nobody, several at a time; then those that want the
+/// suite's proxies for themselves. Cases with proxies of their own run beside.
 fn run_all(cases: &[Case], envoy: &Side, radiant: &Side) -> Vec<Outcome> {
-    let (alone, together): (Vec<&Case>, Vec<&Case>) = cases.iter().partition(|case| case.alone);
+    let of = |with: With| -> Vec<&Case> { cases.iter().filter(|c| c.with == with).collect() };
+    let (together, alone, own) = (of(With::Shared), of(With::Alone), of(With::Own));
     let outcomes = Mutex::new(Vec::new());
-    let next = AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..PARALLEL {
-            scope.spawn(|| {
-                while envoy.is_alive()
-                    && radiant.is_alive()
-                    && let Some(case) = together.get(next.fetch_add(1, Ordering::SeqCst))
-                {
-                    let outcome = run_one(case, envoy, radiant);
-                    outcomes.lock().unwrap().push(outcome);
-                }
-            });
+    let work = |list: &[&Case], next: &AtomicUsize| {
+        while envoy.is_alive()
+            && radiant.is_alive()
+            && let Some(case) = list.get(next.fetch_add(1, Ordering::SeqCst))
+        {
+            let outcome = run_one(case, envoy, radiant);
+            outcomes.lock().unwrap().push(outcome);
         }
+    };
+    let next_own = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..PARALLEL_OWN {
+            scope.spawn(|| work(&own, &next_own));
+        }
+        let next = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..PARALLEL {
+                scope.spawn(|| work(&together, &next));
+            }
+        });
+        work(&alone, &AtomicUsize::new(0));
     });
     let mut outcomes = outcomes.into_inner().unwrap();
-    outcomes.extend(alone.iter().map(|case| run_one(case, envoy, radiant)));
     outcomes.sort_by(|a, b| a.id.cmp(&b.id));
     outcomes
 }

@@ -97,7 +97,7 @@ impl Side {
             ..SchedulerOptions::default()
         })?;
         scheduler.handle().push(Push::Upsert(LISTENER, listeners(&options, &dir)));
-        let child = spawn(kind, &ports, &dir)?;
+        let child = spawn(kind, &dir, &bootstrap(&ports), &[])?;
         Ok(Self { kind, ports, dir, scheduler, world: Mutex::default(), child })
     }
 
@@ -265,11 +265,11 @@ fn flat(parts: &BTreeMap<String, Vec<Route>>) -> Vec<Route> {
     parts.values().flatten().cloned().collect()
 }
 
-fn table(table: &RouteConfiguration) -> std::sync::Arc<Resource> {
+pub fn table(table: &RouteConfiguration) -> std::sync::Arc<Resource> {
     Resource::new(table.name.clone(), table.encode_to_vec())
 }
 
-fn listener_options(ports: &DemoPorts, dir: &Path) -> ListenerOptions {
+pub fn listener_options(ports: &DemoPorts, dir: &Path) -> ListenerOptions {
     ListenerOptions {
         http_host: LOOPBACK.to_string(),
         http_port: ports.http,
@@ -284,7 +284,7 @@ fn listener_options(ports: &DemoPorts, dir: &Path) -> ListenerOptions {
 }
 
 /// The scheduler's listeners with a second access log that takes every request.
-fn listeners(options: &ListenerOptions, dir: &Path) -> Vec<std::sync::Arc<Resource>> {
+pub fn listeners(options: &ListenerOptions, dir: &Path) -> Vec<std::sync::Arc<Resource>> {
     let mut all = options.clone();
     all.access_log = Some(seldon::listener::AccessLogOptions {
         path: dir.join("all.log").display().to_string(),
@@ -301,7 +301,7 @@ fn listeners(options: &ListenerOptions, dir: &Path) -> Vec<std::sync::Arc<Resour
     .collect()
 }
 
-fn manager(listener: &Listener) -> HttpConnectionManager {
+pub fn manager(listener: &Listener) -> HttpConnectionManager {
     match &listener.filter_chains[0].filters[0].config_type {
         Some(filter::ConfigType::TypedConfig(any)) => {
             HttpConnectionManager::decode(any.value.as_slice()).expect("made by this crate")
@@ -318,10 +318,19 @@ fn manager_logs(
 
 /// The bootstrap that Seldon ships, without the runtime layer that no scheduler
 /// answers and that costs Envoy 15 s.
-fn bootstrap(ports: &DemoPorts) -> String {
+pub fn bootstrap(ports: &DemoPorts) -> String {
     let (head, tail) = BOOTSTRAP.split_once("layered_runtime:").expect("it is there");
     let (_, tail) = tail.split_once("static_resources:").expect("it is there");
-    format!("{head}static_resources:{tail}")
+    place(&format!("{head}static_resources:{tail}"), ports)
+}
+
+/// The bootstrap that Seldon ships, at these ports.
+pub fn full_bootstrap(ports: &DemoPorts) -> String {
+    place(BOOTSTRAP, ports)
+}
+
+fn place(bootstrap: &str, ports: &DemoPorts) -> String {
+    bootstrap
         .replace(
             "seldon-scheduler, port_value: 9002",
             &format!("127.0.0.1, port_value: {}", ports.scheduler),
@@ -330,12 +339,14 @@ fn bootstrap(ports: &DemoPorts) -> String {
         .replace("0.0.0.0, port_value: 9003", &format!("127.0.0.1, port_value: {}", ports.utility))
 }
 
-fn spawn(kind: Kind, ports: &DemoPorts, dir: &Path) -> io::Result<Child> {
+/// Starts a proxy in `dir` with this bootstrap and these flags on top of the
+/// usual ones. The calling thread must outlive it.
+pub fn spawn(kind: Kind, dir: &Path, bootstrap: &str, flags: &[&str]) -> io::Result<Child> {
     let config = dir.join("bootstrap.yaml");
-    fs::write(&config, bootstrap(ports))?;
+    fs::write(&config, bootstrap)?;
     let log = File::create(dir.join("proxy.log"))?;
     let mut command = Command::new(kind.program());
-    command.arg("-c").arg(&config).args(["--concurrency", "1", "-l", "warning"]);
+    command.arg("-c").arg(&config).args(["--concurrency", "1", "-l", "warning"]).args(flags);
     match kind {
         Kind::Envoy => command.args(["--use-dynamic-base-id", "--file-flush-interval-msec", "50"]),
         // As Envoy: a removed cluster is gone at once.
