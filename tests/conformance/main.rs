@@ -6,12 +6,19 @@
 #![allow(unreachable_pub)] // a binary of many files has no public API
 
 mod cases;
+#[path = "../it/support/certificates.rs"]
+#[allow(dead_code)] // the in-process tests need more of it
+mod certificates;
 mod client;
 mod http2;
 mod oracle;
 mod probe;
 mod random;
 mod report;
+#[path = "../it/support/terminator.rs"]
+#[allow(dead_code)]
+mod terminator;
+mod tls;
 mod upstream;
 
 use std::path::Path;

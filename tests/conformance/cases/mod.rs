@@ -1,10 +1,12 @@
 //! The cases, named after the statements that they are about.
 
 mod clusters;
+mod extra;
 mod http1;
 mod http2;
 mod routing;
 mod stats;
+mod tls;
 mod xds;
 
 use std::sync::Arc;
@@ -27,6 +29,7 @@ pub fn all() -> Vec<Case> {
         http2::cases(),
         routing::cases(),
         stats::cases(),
+        tls::cases(),
         xds::cases(),
     ];
     all.into_iter().flatten().collect()
