@@ -14,9 +14,27 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(4);
 /// How long a second request on an open connection may take.
 const PROBE_LIMIT: Duration = Duration::from_secs(4);
 
+/// What a client speaks over: TCP, or TLS on it.
+pub trait Wire: Read + Write + Send {
+    /// Bounds the next read.
+    fn set_limit(&self, limit: Duration);
+    /// Half-closes.
+    fn fin(&mut self);
+}
+
+impl Wire for TcpStream {
+    fn set_limit(&self, limit: Duration) {
+        let _ = self.set_read_timeout(Some(limit));
+    }
+
+    fn fin(&mut self) {
+        let _ = self.shutdown(Shutdown::Write);
+    }
+}
+
 /// A client connection.
 pub struct Client {
-    stream: TcpStream,
+    stream: Box<dyn Wire>,
     buffer: Vec<u8>,
     ended: Option<End>,
 }
@@ -90,17 +108,22 @@ impl Client {
     pub fn connect(port: u16) -> Self {
         let stream = TcpStream::connect((LOOPBACK, port)).expect("the listener is open");
         let _ = stream.set_nodelay(true);
-        Self { stream, buffer: Vec::new(), ended: None }
+        Self::over(stream)
+    }
+
+    pub fn over(stream: impl Wire + 'static) -> Self {
+        Self { stream: Box::new(stream), buffer: Vec::new(), ended: None }
     }
 
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
         // A peer that is gone is noticed when its reply is read.
         let _ = self.stream.write_all(bytes.as_ref());
+        let _ = self.stream.flush();
     }
 
     /// Half-closes.
-    pub fn fin(&self) {
-        let _ = self.stream.shutdown(Shutdown::Write);
+    pub fn fin(&mut self) {
+        self.stream.fin();
     }
 
     /// The next reply; none: the connection ended, or nothing came in time.
@@ -187,7 +210,7 @@ impl Client {
         if self.ended.is_some() || left.is_zero() {
             return false;
         }
-        let _ = self.stream.set_read_timeout(Some(left));
+        self.stream.set_limit(left);
         let mut chunk = [0; 16384];
         match self.stream.read(&mut chunk) {
             Ok(0) => self.ended = Some(End::Fin),

@@ -6,6 +6,9 @@
 #![allow(unreachable_pub)] // a binary of many files has no public API
 
 mod cases;
+#[path = "../it/support/certificates.rs"]
+#[allow(dead_code)] // the in-process tests need more of it
+mod certificates;
 mod client;
 mod discovery;
 mod http2;
@@ -14,6 +17,10 @@ mod oracle;
 mod probe;
 mod random;
 mod report;
+#[path = "../it/support/terminator.rs"]
+#[allow(dead_code)]
+mod terminator;
+mod tls;
 mod upstream;
 
 use std::path::Path;

@@ -412,6 +412,22 @@ fn warming() -> Vec<Case> {
             p.expect(lab.wait_status("m", 200), "route");
             note_answers(p, &lab, &["Cluster", "Listener", "Secret"]);
         }),
+        own("X31", |p| {
+            let (lab, _upstream) = living(p);
+            let secret = TlsCluster::new("slow", 1);
+            let before = lab.nonces("Cluster").len();
+            lab.server().push(vec![clusters(&[secret.cluster()])]);
+            p.expect(lab.server().wait_asked("Secret", 1), "ask for the secret");
+            std::thread::sleep(QUIET);
+            let nonce = lab.nonces("Cluster").remove(before);
+            let answered = || {
+                let asked = lab.server().asked("Cluster");
+                asked.iter().any(|asked| asked.is_answer_to(&nonce))
+            };
+            p.note("answered before the secret", answered());
+            lab.server().push(vec![secret.secret()]);
+            p.expect(eventually(LIMIT, answered), "answer");
+        }),
         own("X32", |p| {
             let (lab, upstream) = living(p);
             let secret = TlsCluster::new("new_1_http", upstream.port);

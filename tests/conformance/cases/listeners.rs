@@ -1,10 +1,9 @@
 //! X: listeners that come, go and are refused. Each case has proxies of its own.
 
-use envoy_types::pb::envoy::config::listener::v3::{Listener, filter};
+use envoy_types::pb::envoy::config::listener::v3::Listener;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, http_connection_manager::RouteSpecifier,
 };
-use envoy_types::util::pack_any;
 use radiant::demo::scheduler::Push;
 use radiant::demo::scheduler::cache::LISTENER;
 use radiant::seldon::listener::HTTP_LISTENER;
@@ -107,12 +106,9 @@ fn remove(name: &str) -> Push {
 }
 
 /// The listener for requests with another connection manager.
-fn edited(lab: &Lab, edit: impl Fn(&mut HttpConnectionManager)) -> Listener {
+fn edited(lab: &Lab, edit: impl FnOnce(&mut HttpConnectionManager)) -> Listener {
     let mut listener = seldon::listeners(&lab.options).remove(0);
-    let mut manager = oracle::manager(&listener);
-    edit(&mut manager);
-    listener.filter_chains[0].filters[0].config_type =
-        Some(filter::ConfigType::TypedConfig(pack_any(manager)));
+    oracle::edit_manager(&mut listener, edit);
     listener
 }
 

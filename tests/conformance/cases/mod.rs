@@ -2,12 +2,16 @@
 
 mod clusters;
 mod discovery;
+mod extra;
 mod http1;
 mod http2;
 mod listeners;
+mod operations;
 mod pending;
 mod routing;
 mod stats;
+mod timeouts;
+mod tls;
 mod xds;
 
 use std::sync::Arc;
@@ -41,8 +45,11 @@ pub fn all() -> Vec<Case> {
         http1::cases(),
         http2::cases(),
         listeners::cases(),
+        operations::cases(),
         routing::cases(),
         stats::cases(),
+        timeouts::cases(),
+        tls::cases(),
         xds::cases(),
     ];
     all.into_iter().flatten().collect()
