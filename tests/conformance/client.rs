@@ -154,6 +154,13 @@ impl Client {
         (std::mem::take(&mut self.buffer), self.ended)
     }
 
+    /// Everything until the peer closes or has been silent for `patience`; and
+    /// whether it closed.
+    pub fn all(&mut self, patience: Duration) -> (Vec<u8>, bool) {
+        while self.read_more(Instant::now() + patience) {}
+        (std::mem::take(&mut self.buffer), self.ended.is_some())
+    }
+
     /// What became of the connection: it is closed, or it serves another
     /// request. `announced`: the last reply said that it closes.
     pub fn fate(&mut self, announced: bool) -> String {
@@ -255,8 +262,9 @@ pub fn unchunk(bytes: &[u8]) -> (Vec<u8>, Option<usize>) {
             let end = find(&bytes[at + line..], b"\r\n\r\n").map(|end| at + line + end + 4);
             return (body, end);
         }
-        body.extend_from_slice(&bytes[start.min(bytes.len())..(start + size).min(bytes.len())]);
-        at = start + size + 2;
+        let end = start.saturating_add(size);
+        body.extend_from_slice(&bytes[start.min(bytes.len())..end.min(bytes.len())]);
+        at = end.saturating_add(2);
         if at > bytes.len() {
             return (body, None);
         }

@@ -10,13 +10,17 @@ mod cases;
 #[allow(dead_code)] // the in-process tests need more of it
 mod certificates;
 mod client;
+mod corpus;
 mod discovery;
 mod http2;
 mod lab;
 mod oracle;
 mod probe;
 mod random;
+mod recorder;
 mod report;
+#[path = "../data/http1/table.rs"]
+mod table;
 #[path = "../it/support/terminator.rs"]
 #[allow(dead_code)]
 mod terminator;
@@ -42,7 +46,8 @@ const RANDOM: usize = 1000;
 
 const USAGE: &str = "\
 usage: tests/conformance/run [OPTIONS] [CASE...]
-  CASE            only cases whose name starts so (R, R27, R44/regex)
+  CASE            only cases whose name starts so (R, R27, R44/regex,
+                  corpus/smuggling)
   --report        write docs/conformance.md
   --verbose       show the transcripts of what ran
   --list          name the cases and end
@@ -101,11 +106,10 @@ fn main() -> ExitCode {
 
 /// True if nothing is unexplained.
 fn conform(options: &Options) -> std::io::Result<bool> {
-    let wanted = |case: &Case| {
-        options.only.is_empty()
-            || options.only.iter().any(|only| case.id.starts_with(only.as_str()))
+    let is_wanted = |name: &str| {
+        options.only.is_empty() || options.only.iter().any(|only| name.starts_with(only.as_str()))
     };
-    let cases: Vec<Case> = cases::all().into_iter().filter(wanted).collect();
+    let cases: Vec<Case> = cases::all().into_iter().filter(|case| is_wanted(&case.id)).collect();
     if options.list {
         for case in &cases {
             println!("{}", case.id);
@@ -118,9 +122,13 @@ fn conform(options: &Options) -> std::io::Result<bool> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/conformance/run");
     let (envoy, radiant) = start(&dir)?;
     let outcomes = run_all(&cases, &envoy, &radiant);
+    let _ = std::panic::take_hook();
     let random = options.random.unwrap_or(if options.only.is_empty() { RANDOM } else { 0 });
     let random = (random > 0).then(|| random::run(&envoy, &radiant, options.seed, random));
-    let mut report = Report::new(outcomes, random, began.elapsed(), options.only.is_empty())?;
+    let corpus = options.only.is_empty() || options.only.iter().any(|o| o.starts_with("corpus"));
+    let corpus = corpus.then(|| corpus::run(&envoy, &radiant, is_wanted));
+    let mut report =
+        Report::new(outcomes, random, corpus, began.elapsed(), options.only.is_empty())?;
     report.alive(&envoy, &radiant);
     report.print(options.verbose);
     if options.report {
