@@ -144,11 +144,11 @@ impl Endpoints {
     }
 
     /// Takes in what a lookup of `name` gave; the next one is due a refresh
-    /// period after `now`.
-    pub fn on_answer(&self, name: &str, answer: Answer, now: Instant) {
+    /// period after `now`. Returns how many sets in service got other hosts.
+    pub fn on_answer(&self, name: &str, answer: Answer, now: Instant) -> u64 {
         let mut state = self.lock();
         let Some(entry) = state.names.get_mut(name) else {
-            return;
+            return 0;
         };
         entry.in_flight = false;
         entry.answered = true;
@@ -159,14 +159,19 @@ impl Endpoints {
             entry.addresses = addresses;
         }
         let users: Vec<_> = entry.users.iter().filter_map(Weak::upgrade).collect();
-        let mut changed = false;
+        let (mut changed, mut in_service) = (false, 0);
         for set in users {
-            changed |= state.update(&set);
+            let was_resolved = set.is_resolved();
+            if state.update(&set) {
+                changed = true;
+                in_service += u64::from(was_resolved);
+            }
         }
         drop(state);
         if changed {
             self.bump();
         }
+        in_service
     }
 
     /// A number that grows whenever a set becomes resolved or its hosts change.
@@ -202,7 +207,8 @@ impl Endpoints {
                     };
                     count(stats, &answer);
                     if let Some(name) = names.remove(&task) {
-                        self.on_answer(&name, answer, Instant::now());
+                        let updated = self.on_answer(&name, answer, Instant::now());
+                        stats.cluster_updated.add(updated);
                     }
                 }
                 () = timer => {}

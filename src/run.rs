@@ -234,7 +234,10 @@ impl Control {
 }
 
 fn make_store(plane: &Arc<Plane>, settings: &Settings, workers: &Workers) -> SharedStore {
+    // `xds_cluster` and `admin_cluster`.
+    let has_scheduler = matches!(settings.source, Source::Scheduler(_));
     let options = StoreOptions {
+        static_clusters: u64::from(has_scheduler) + u64::from(settings.utility.is_some()),
         removed_cluster_grace: settings.removed_cluster_grace,
         rewrite: settings.rewrite,
         ..StoreOptions::default()

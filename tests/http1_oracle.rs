@@ -9,6 +9,10 @@ use radiant::http1::write::{self, Coding, ResponseFraming};
 use radiant::http1::{BodyLength, Detected, HeadLimits, Parsed, detect, request, response};
 use radiant::local_reply::{LocalReply, RequestForm, UpstreamError};
 use serde_json::Value;
+use table::bytes;
+
+#[path = "data/http1/table.rs"]
+mod table;
 
 /// Where this codec is stricter on purpose: Envoy takes a message whose joined
 /// codings say `chunked`, but not on the last line as received, for body-less,
@@ -30,19 +34,14 @@ struct Case {
 }
 
 fn cases(file: &str) -> Vec<Case> {
-    let path = format!("{}/tests/data/http1/{file}", env!("CARGO_MANIFEST_DIR"));
-    let text = std::fs::read_to_string(path).expect("the table is in the repository");
-    text.lines().map(|line| case(&serde_json::from_str(line).expect("JSON"))).collect()
+    table::rows(file).iter().map(case).collect()
 }
 
 fn case(row: &Value) -> Case {
-    let parts = match &row["in"] {
-        Value::Array(parts) => parts.iter().map(bytes).collect(),
-        one => vec![bytes(one)],
-    };
+    let parts = table::parts(row);
     let list = |key: &str| row[key].as_array().cloned().unwrap_or_default();
     Case {
-        name: row["name"].as_str().unwrap_or_default().to_owned(),
+        name: table::name(row),
         parts: parts.len(),
         input: parts.concat(),
         eof: row["eof"] == true,
@@ -52,36 +51,6 @@ fn case(row: &Value) -> Case {
         up: list("up").iter().flat_map(bytes).collect(),
         log: list("log").iter().filter_map(|l| l.as_str().map(str::to_owned)).collect(),
     }
-}
-
-/// Latin-1 text with `{{c*n}}` for runs.
-fn bytes(text: &Value) -> Vec<u8> {
-    let chars: Vec<u8> = text
-        .as_str()
-        .unwrap_or_default()
-        .chars()
-        .map(|c| u8::try_from(c).expect("latin-1"))
-        .collect();
-    let mut out = Vec::new();
-    let mut rest = &chars[..];
-    while let Some((&first, tail)) = rest.split_first() {
-        if let Some((byte, count, after)) = run(rest) {
-            out.resize(out.len() + count, byte);
-            rest = after;
-        } else {
-            out.push(first);
-            rest = tail;
-        }
-    }
-    out
-}
-
-fn run(text: &[u8]) -> Option<(u8, usize, &[u8])> {
-    let (&byte, rest) = text.strip_prefix(b"{{")?.split_first()?;
-    let rest = rest.strip_prefix(b"*")?;
-    let end = rest.windows(2).position(|w| w == b"}}")?;
-    let count = std::str::from_utf8(&rest[..end]).ok()?.parse().ok()?;
-    Some((byte, count, &rest[end + 2..]))
 }
 
 /// What the simulated connections saw.

@@ -36,8 +36,6 @@ pub enum ResetKind {
     RemoteRefused,
     /// A response that cannot be read.
     ProtocolError,
-    /// `per_try_timeout` ran out.
-    PerTryTimeout,
     /// A circuit breaker: never tried again.
     Overflow,
 }
@@ -170,7 +168,6 @@ mod tests {
             retries: 5,
             base: Duration::from_millis(500),
             max: Duration::from_secs(5),
-            per_try_timeout: None,
             status_codes: vec![418],
         }
     }
@@ -184,14 +181,13 @@ mod tests {
         Outcome::Response { status, ratelimited: false, grpc_status: None }
     }
 
-    const RESETS: [ResetKind; 8] = [
+    const RESETS: [ResetKind; 7] = [
         ResetKind::ConnectFailure,
         ResetKind::ConnectTimeout,
         ResetKind::Termination,
         ResetKind::RemoteReset,
         ResetKind::RemoteRefused,
         ResetKind::ProtocolError,
-        ResetKind::PerTryTimeout,
         ResetKind::Overflow,
     ];
 

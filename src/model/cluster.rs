@@ -59,6 +59,8 @@ pub struct ClusterSlot {
     named: AtomicUsize,
     /// The cluster's name.
     pub name: ClusterName,
+    /// Changes of membership, less those of the current cluster's endpoints.
+    membership_base: AtomicU32,
 }
 
 /// Resources in use, for circuit breakers (Envoy: `ResourceManager`, priority
@@ -124,7 +126,26 @@ impl ClusterSlot {
 
     /// Makes `cluster` routable, or (none) takes the cluster out.
     pub fn store(&self, cluster: Option<Arc<Cluster>>) {
+        let changes = |c: &Cluster| c.endpoints.changes.load(Ordering::Relaxed);
+        let before = self.membership_changes();
+        // The first hosts of a cluster are a change.
+        let base = cluster.as_deref().map_or(before, |new| {
+            let first = u32::from(!new.endpoints.hosts().is_empty());
+            before.wrapping_add(first).wrapping_sub(changes(new))
+        });
         self.current.store(cluster);
+        self.membership_base.store(base, Ordering::Relaxed);
+    }
+
+    /// How often the hosts changed (Envoy: `membership_change`), over all
+    /// clusters that had this place.
+    #[must_use]
+    pub fn membership_changes(&self) -> u32 {
+        let base = self.membership_base.load(Ordering::Relaxed);
+        let current = self.current.load();
+        current
+            .as_ref()
+            .map_or(base, |c| base.wrapping_add(c.endpoints.changes.load(Ordering::Relaxed)))
     }
 
     /// True if a table names this slot: if there are [`NamedSlot`]s besides
@@ -168,6 +189,7 @@ impl Clusters {
                 usage: Usage::default(),
                 stats: ClusterStats::default(),
                 waiters: OnceLock::new(),
+                membership_base: AtomicU32::new(0),
                 named: AtomicUsize::new(0),
                 name: name.clone(),
             })
@@ -297,6 +319,8 @@ pub struct EndpointSet {
     /// Sorted, without duplicates.
     pub endpoints: Box<[EndpointAddress]>,
     hosts: ArcSwap<Box<[Arc<Host>]>>,
+    /// How often they became others; wraps.
+    changes: AtomicU32,
     resolved: AtomicBool,
 }
 
@@ -310,6 +334,7 @@ impl EndpointSet {
         Self {
             endpoints: endpoints.into(),
             hosts: ArcSwap::from_pointee(Box::default()),
+            changes: AtomicU32::new(0),
             resolved: AtomicBool::new(false),
         }
     }
@@ -322,7 +347,10 @@ impl EndpointSet {
 
     /// Replaces the hosts and marks the set as resolved.
     pub fn publish(&self, hosts: Box<[Arc<Host>]>) {
-        self.hosts.store(Arc::new(hosts));
+        let before = self.hosts.swap(Arc::new(hosts));
+        if !before.iter().map(|h| h.address).eq(self.hosts().iter().map(|h| h.address)) {
+            self.changes.fetch_add(1, Ordering::Relaxed);
+        }
         self.resolved.store(true, Ordering::Release);
     }
 

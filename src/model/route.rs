@@ -223,8 +223,6 @@ pub struct RetryPolicy {
     pub base: Duration,
     /// Highest back-off ceiling (Envoy: 10 times `base` unless given).
     pub max: Duration,
-    /// Envoy: `per_try_timeout`; none: no limit.
-    pub per_try_timeout: Option<Duration>,
     /// Envoy: `retriable_status_codes`.
     pub status_codes: Vec<u16>,
 }

@@ -83,13 +83,18 @@ impl Outcome {
         if self.rejected.is_empty() {
             return None;
         }
-        let list = |separator: &str| {
-            let each = self.rejected.iter().map(|r| format!("{}: {}", r.name, r.reason));
-            each.collect::<Vec<_>>().join(separator)
-        };
+        let each = || self.rejected.iter().map(|r| format!("{}: {}", r.name, r.reason));
         Some(match kind {
-            ResourceType::Cluster => format!("Error adding/updating cluster(s) {}", list(", ")),
-            ResourceType::Listener => format!("Error adding/updating listener(s) {}", list(", ")),
+            ResourceType::Cluster => {
+                format!(
+                    "Error adding/updating cluster(s) {}",
+                    each().collect::<Vec<_>>().join(", ")
+                )
+            }
+            ResourceType::Listener => {
+                let lines: String = each().map(|line| line + "\n").collect();
+                format!("Error adding/updating listener(s) {lines}")
+            }
             ResourceType::Route | ResourceType::Secret => {
                 let each = self.rejected.iter().map(|r| format!("{} ({})", r.reason, r.name));
                 each.collect::<Vec<_>>().join("; ")

@@ -14,9 +14,27 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(4);
 /// How long a second request on an open connection may take.
 const PROBE_LIMIT: Duration = Duration::from_secs(4);
 
+/// What a client speaks over: TCP, or TLS on it.
+pub trait Wire: Read + Write + Send {
+    /// Bounds the next read.
+    fn set_limit(&self, limit: Duration);
+    /// Half-closes.
+    fn fin(&mut self);
+}
+
+impl Wire for TcpStream {
+    fn set_limit(&self, limit: Duration) {
+        let _ = self.set_read_timeout(Some(limit));
+    }
+
+    fn fin(&mut self) {
+        let _ = self.shutdown(Shutdown::Write);
+    }
+}
+
 /// A client connection.
 pub struct Client {
-    stream: TcpStream,
+    stream: Box<dyn Wire>,
     buffer: Vec<u8>,
     ended: Option<End>,
 }
@@ -90,17 +108,22 @@ impl Client {
     pub fn connect(port: u16) -> Self {
         let stream = TcpStream::connect((LOOPBACK, port)).expect("the listener is open");
         let _ = stream.set_nodelay(true);
-        Self { stream, buffer: Vec::new(), ended: None }
+        Self::over(stream)
+    }
+
+    pub fn over(stream: impl Wire + 'static) -> Self {
+        Self { stream: Box::new(stream), buffer: Vec::new(), ended: None }
     }
 
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
         // A peer that is gone is noticed when its reply is read.
         let _ = self.stream.write_all(bytes.as_ref());
+        let _ = self.stream.flush();
     }
 
     /// Half-closes.
-    pub fn fin(&self) {
-        let _ = self.stream.shutdown(Shutdown::Write);
+    pub fn fin(&mut self) {
+        self.stream.fin();
     }
 
     /// The next reply; none: the connection ended, or nothing came in time.
@@ -129,6 +152,13 @@ impl Client {
         let deadline = Instant::now() + limit;
         while self.read_more(deadline) {}
         (std::mem::take(&mut self.buffer), self.ended)
+    }
+
+    /// Everything until the peer closes or has been silent for `patience`; and
+    /// whether it closed.
+    pub fn all(&mut self, patience: Duration) -> (Vec<u8>, bool) {
+        while self.read_more(Instant::now() + patience) {}
+        (std::mem::take(&mut self.buffer), self.ended.is_some())
     }
 
     /// What became of the connection: it is closed, or it serves another
@@ -187,7 +217,7 @@ impl Client {
         if self.ended.is_some() || left.is_zero() {
             return false;
         }
-        let _ = self.stream.set_read_timeout(Some(left));
+        self.stream.set_limit(left);
         let mut chunk = [0; 16384];
         match self.stream.read(&mut chunk) {
             Ok(0) => self.ended = Some(End::Fin),
@@ -232,8 +262,9 @@ pub fn unchunk(bytes: &[u8]) -> (Vec<u8>, Option<usize>) {
             let end = find(&bytes[at + line..], b"\r\n\r\n").map(|end| at + line + end + 4);
             return (body, end);
         }
-        body.extend_from_slice(&bytes[start.min(bytes.len())..(start + size).min(bytes.len())]);
-        at = start + size + 2;
+        let end = start.saturating_add(size);
+        body.extend_from_slice(&bytes[start.min(bytes.len())..end.min(bytes.len())]);
+        at = end.saturating_add(2);
         if at > bytes.len() {
             return (body, None);
         }

@@ -6,12 +6,25 @@
 #![allow(unreachable_pub)] // a binary of many files has no public API
 
 mod cases;
+#[path = "../it/support/certificates.rs"]
+#[allow(dead_code)] // the in-process tests need more of it
+mod certificates;
 mod client;
+mod corpus;
+mod discovery;
 mod http2;
+mod lab;
 mod oracle;
 mod probe;
 mod random;
+mod recorder;
 mod report;
+#[path = "../data/http1/table.rs"]
+mod table;
+#[path = "../it/support/terminator.rs"]
+#[allow(dead_code)]
+mod terminator;
+mod tls;
 mod upstream;
 
 use std::path::Path;
@@ -20,18 +33,21 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use cases::Case;
+use cases::{Case, With};
 use oracle::{Kind, Side};
 use report::{Outcome, Report};
 
 /// Cases that run at the same time.
 const PARALLEL: usize = 6;
+/// Cases with proxies of their own that run at the same time; most of them wait.
+const PARALLEL_OWN: usize = 4;
 /// Random cases of a normal run.
 const RANDOM: usize = 1000;
 
 const USAGE: &str = "\
 usage: tests/conformance/run [OPTIONS] [CASE...]
-  CASE            only cases whose name starts so (R, R27, R44/regex)
+  CASE            only cases whose name starts so (R, R27, R44/regex,
+                  corpus/smuggling)
   --report        write docs/conformance.md
   --verbose       show the transcripts of what ran
   --list          name the cases and end
@@ -90,11 +106,10 @@ fn main() -> ExitCode {
 
 /// True if nothing is unexplained.
 fn conform(options: &Options) -> std::io::Result<bool> {
-    let wanted = |case: &Case| {
-        options.only.is_empty()
-            || options.only.iter().any(|only| case.id.starts_with(only.as_str()))
+    let is_wanted = |name: &str| {
+        options.only.is_empty() || options.only.iter().any(|only| name.starts_with(only.as_str()))
     };
-    let cases: Vec<Case> = cases::all().into_iter().filter(wanted).collect();
+    let cases: Vec<Case> = cases::all().into_iter().filter(|case| is_wanted(&case.id)).collect();
     if options.list {
         for case in &cases {
             println!("{}", case.id);
@@ -107,9 +122,13 @@ fn conform(options: &Options) -> std::io::Result<bool> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/conformance/run");
     let (envoy, radiant) = start(&dir)?;
     let outcomes = run_all(&cases, &envoy, &radiant);
+    let _ = std::panic::take_hook();
     let random = options.random.unwrap_or(if options.only.is_empty() { RANDOM } else { 0 });
     let random = (random > 0).then(|| random::run(&envoy, &radiant, options.seed, random));
-    let mut report = Report::new(outcomes, random, began.elapsed(), options.only.is_empty())?;
+    let corpus = options.only.is_empty() || options.only.iter().any(|o| o.starts_with("corpus"));
+    let corpus = corpus.then(|| corpus::run(&envoy, &radiant, is_wanted));
+    let mut report =
+        Report::new(outcomes, random, corpus, began.elapsed(), options.only.is_empty())?;
     report.alive(&envoy, &radiant);
     report.print(options.verbose);
     if options.report {
@@ -126,26 +145,35 @@ fn start(dir: &Path) -> std::io::Result<(Side, Side)> {
     Ok((envoy, radiant))
 }
 
-/// First those that mind nobody, several at a time; then the others.
+/// First those that mind nobody, several at a time; then those that want the
+/// suite's proxies for themselves. Cases with proxies of their own run beside.
 fn run_all(cases: &[Case], envoy: &Side, radiant: &Side) -> Vec<Outcome> {
-    let (alone, together): (Vec<&Case>, Vec<&Case>) = cases.iter().partition(|case| case.alone);
+    let of = |with: With| -> Vec<&Case> { cases.iter().filter(|c| c.with == with).collect() };
+    let (together, alone, own) = (of(With::Shared), of(With::Alone), of(With::Own));
     let outcomes = Mutex::new(Vec::new());
-    let next = AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..PARALLEL {
-            scope.spawn(|| {
-                while envoy.is_alive()
-                    && radiant.is_alive()
-                    && let Some(case) = together.get(next.fetch_add(1, Ordering::SeqCst))
-                {
-                    let outcome = run_one(case, envoy, radiant);
-                    outcomes.lock().unwrap().push(outcome);
-                }
-            });
+    let work = |list: &[&Case], next: &AtomicUsize| {
+        while envoy.is_alive()
+            && radiant.is_alive()
+            && let Some(case) = list.get(next.fetch_add(1, Ordering::SeqCst))
+        {
+            let outcome = run_one(case, envoy, radiant);
+            outcomes.lock().unwrap().push(outcome);
         }
+    };
+    let next_own = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..PARALLEL_OWN {
+            scope.spawn(|| work(&own, &next_own));
+        }
+        let next = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..PARALLEL {
+                scope.spawn(|| work(&together, &next));
+            }
+        });
+        work(&alone, &AtomicUsize::new(0));
     });
     let mut outcomes = outcomes.into_inner().unwrap();
-    outcomes.extend(alone.iter().map(|case| run_one(case, envoy, radiant)));
     outcomes.sort_by(|a, b| a.id.cmp(&b.id));
     outcomes
 }

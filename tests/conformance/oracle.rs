@@ -70,6 +70,15 @@ pub struct Side {
     child: Child,
 }
 
+/// What is different in a side that a case starts for itself.
+#[derive(Default)]
+pub struct Launch {
+    /// Changes the bootstrap.
+    pub bootstrap: Option<Box<dyn Fn(String) -> String>>,
+    /// Further arguments of both proxies.
+    pub arguments: Vec<String>,
+}
+
 /// What the tables hold, by owner (a case).
 #[derive(Default)]
 struct World {
@@ -83,6 +92,11 @@ impl Side {
     /// Starts scheduler and proxy. The calling thread must live as long as the
     /// side: the installed Envoy ends with the thread that started it.
     pub fn start(kind: Kind, dir: &Path) -> io::Result<Self> {
+        Self::start_with(kind, dir, &Launch::default())
+    }
+
+    /// [`Side::start`] with something different.
+    pub fn start_with(kind: Kind, dir: &Path, launch: &Launch) -> io::Result<Self> {
         let dir = dir.join(kind.name());
         if dir.exists() {
             fs::remove_dir_all(&dir)?;
@@ -97,8 +111,39 @@ impl Side {
             ..SchedulerOptions::default()
         })?;
         scheduler.handle().push(Push::Upsert(LISTENER, listeners(&options, &dir)));
-        let child = spawn(kind, &ports, &dir)?;
+        let text = bootstrap(&ports);
+        let text = launch.bootstrap.as_ref().map_or(text.clone(), |edit| edit(text));
+        let child = spawn(kind, &dir, &text, &launch.arguments)?;
         Ok(Self { kind, ports, dir, scheduler, world: Mutex::default(), child })
+    }
+
+    /// The listener `seldon_http` as pushed.
+    pub fn http_listener(&self) -> Listener {
+        let options = listener_options(&self.ports, &self.dir);
+        decorated(&options, &self.dir).swap_remove(0)
+    }
+
+    /// A directory of its own for a further side of a case.
+    pub fn room(&self, name: &str) -> PathBuf {
+        self.dir.with_file_name(format!("{}-{name}", self.kind.name()))
+    }
+
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for the end of the process; the status, none if it goes on.
+    pub fn wait_end(&mut self, limit: Duration) -> Option<std::process::ExitStatus> {
+        let deadline = Instant::now() + limit;
+        loop {
+            match self.child.try_wait() {
+                Ok(None) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                ended => return ended.ok().flatten(),
+            }
+        }
     }
 
     pub fn scheduler(&self) -> &SchedulerHandle {
@@ -265,11 +310,11 @@ fn flat(parts: &BTreeMap<String, Vec<Route>>) -> Vec<Route> {
     parts.values().flatten().cloned().collect()
 }
 
-fn table(table: &RouteConfiguration) -> std::sync::Arc<Resource> {
+pub fn table(table: &RouteConfiguration) -> std::sync::Arc<Resource> {
     Resource::new(table.name.clone(), table.encode_to_vec())
 }
 
-fn listener_options(ports: &DemoPorts, dir: &Path) -> ListenerOptions {
+pub fn listener_options(ports: &DemoPorts, dir: &Path) -> ListenerOptions {
     ListenerOptions {
         http_host: LOOPBACK.to_string(),
         http_port: ports.http,
@@ -283,8 +328,13 @@ fn listener_options(ports: &DemoPorts, dir: &Path) -> ListenerOptions {
     }
 }
 
+pub fn listeners(options: &ListenerOptions, dir: &Path) -> Vec<std::sync::Arc<Resource>> {
+    let all = decorated(options, dir).into_iter();
+    all.map(|listener| Resource::new(listener.name.clone(), listener.encode_to_vec())).collect()
+}
+
 /// The scheduler's listeners with a second access log that takes every request.
-fn listeners(options: &ListenerOptions, dir: &Path) -> Vec<std::sync::Arc<Resource>> {
+fn decorated(options: &ListenerOptions, dir: &Path) -> Vec<Listener> {
     let mut all = options.clone();
     all.access_log = Some(seldon::listener::AccessLogOptions {
         path: dir.join("all.log").display().to_string(),
@@ -292,13 +342,18 @@ fn listeners(options: &ListenerOptions, dir: &Path) -> Vec<std::sync::Arc<Resour
     });
     let both = seldon::listeners(options).into_iter().zip(seldon::listeners(&all));
     both.map(|(mut listener, other)| {
-        let mut manager = manager(&listener);
-        manager.access_log.extend(manager_logs(&other));
-        let filter = &mut listener.filter_chains[0].filters[0];
-        filter.config_type = Some(filter::ConfigType::TypedConfig(pack_any(manager)));
-        Resource::new(listener.name.clone(), listener.encode_to_vec())
+        edit_manager(&mut listener, |manager| manager.access_log.extend(manager_logs(&other)));
+        listener
     })
     .collect()
+}
+
+/// Changes a listener's connection manager.
+pub fn edit_manager(listener: &mut Listener, edit: impl FnOnce(&mut HttpConnectionManager)) {
+    let mut manager = manager(listener);
+    edit(&mut manager);
+    let filter = &mut listener.filter_chains[0].filters[0];
+    filter.config_type = Some(filter::ConfigType::TypedConfig(pack_any(manager)));
 }
 
 fn manager(listener: &Listener) -> HttpConnectionManager {
@@ -318,10 +373,19 @@ fn manager_logs(
 
 /// The bootstrap that Seldon ships, without the runtime layer that no scheduler
 /// answers and that costs Envoy 15 s.
-fn bootstrap(ports: &DemoPorts) -> String {
+pub fn bootstrap(ports: &DemoPorts) -> String {
     let (head, tail) = BOOTSTRAP.split_once("layered_runtime:").expect("it is there");
     let (_, tail) = tail.split_once("static_resources:").expect("it is there");
-    format!("{head}static_resources:{tail}")
+    place(&format!("{head}static_resources:{tail}"), ports)
+}
+
+/// The bootstrap that Seldon ships, at these ports.
+pub fn full_bootstrap(ports: &DemoPorts) -> String {
+    place(BOOTSTRAP, ports)
+}
+
+fn place(bootstrap: &str, ports: &DemoPorts) -> String {
+    bootstrap
         .replace(
             "seldon-scheduler, port_value: 9002",
             &format!("127.0.0.1, port_value: {}", ports.scheduler),
@@ -330,12 +394,19 @@ fn bootstrap(ports: &DemoPorts) -> String {
         .replace("0.0.0.0, port_value: 9003", &format!("127.0.0.1, port_value: {}", ports.utility))
 }
 
-fn spawn(kind: Kind, ports: &DemoPorts, dir: &Path) -> io::Result<Child> {
+/// Starts a proxy in `dir` with this bootstrap and these flags on top of the
+/// usual ones. The calling thread must outlive it.
+pub fn spawn(
+    kind: Kind,
+    dir: &Path,
+    bootstrap: &str,
+    flags: &[impl AsRef<std::ffi::OsStr>],
+) -> io::Result<Child> {
     let config = dir.join("bootstrap.yaml");
-    fs::write(&config, bootstrap(ports))?;
+    fs::write(&config, bootstrap)?;
     let log = File::create(dir.join("proxy.log"))?;
     let mut command = Command::new(kind.program());
-    command.arg("-c").arg(&config).args(["--concurrency", "1", "-l", "warning"]);
+    command.arg("-c").arg(&config).args(["--concurrency", "1", "-l", "warning"]).args(flags);
     match kind {
         Kind::Envoy => command.args(["--use-dynamic-base-id", "--file-flush-interval-msec", "50"]),
         // As Envoy: a removed cluster is gone at once.

@@ -260,7 +260,7 @@ pub fn version(name: &str, number: u32, ports: &[u16]) -> ModelVersion {
 }
 
 /// Shortens a route's retry back-off so that six attempts take milliseconds.
-fn hasten(route: &mut Route) {
+pub fn hasten(route: &mut Route) {
     if let Some(route::Action::Route(action)) = &mut route.action
         && let Some(back_off) =
             action.retry_policy.as_mut().and_then(|policy| policy.retry_back_off.as_mut())

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::corpus::Corpus;
 use crate::oracle::{Kind, Side, plain_http};
 use crate::probe::Transcript;
 use crate::random;
@@ -61,6 +62,7 @@ enum Verdict {
 pub struct Report {
     outcomes: Vec<Outcome>,
     random: Option<random::Outcome>,
+    corpus: Option<Corpus>,
     deviations: Vec<Deviation>,
     took: Duration,
     whole: bool,
@@ -72,16 +74,17 @@ impl Report {
     pub fn new(
         outcomes: Vec<Outcome>,
         random: Option<random::Outcome>,
+        corpus: Option<Corpus>,
         took: Duration,
         whole: bool,
     ) -> io::Result<Self> {
         let deviations: Option<Vec<Deviation>> = serde_yaml_ng::from_str(DEVIATIONS)
             .map_err(|e| io::Error::other(format!("deviations.yaml: {e}")))?;
         let deviations = deviations.unwrap_or_default();
-        let report = Self { outcomes, random, deviations, took, whole, dead: Vec::new() };
+        let report = Self { outcomes, random, corpus, deviations, took, whole, dead: Vec::new() };
         if whole {
             for deviation in &report.deviations {
-                if !report.outcomes.iter().any(|o| o.id == deviation.case) {
+                if !report.all().any(|o| o.id == deviation.case) {
                     let message = format!("deviations.yaml: no case {}", deviation.case);
                     return Err(io::Error::other(message));
                 }
@@ -105,8 +108,16 @@ impl Report {
     pub fn is_good(&self) -> bool {
         let fine = |o| matches!(self.verdict(o), Verdict::Same | Verdict::Deviates);
         let random = self.random.as_ref().is_none_or(|r| r.differences.is_empty());
-        let ran = !self.outcomes.is_empty() || self.random.is_some();
-        self.dead.is_empty() && ran && random && self.outcomes.iter().all(fine)
+        // No deviation excuses a request that Envoy would not have sent.
+        let safe = self.corpus.as_ref().is_none_or(|c| c.more.is_empty());
+        let ran = self.all().next().is_some() || self.random.is_some();
+        self.dead.is_empty() && ran && random && safe && self.all().all(fine)
+    }
+
+    /// Cases and messages of the corpus.
+    fn all(&self) -> impl Iterator<Item = &Outcome> {
+        let corpus = self.corpus.iter().flat_map(|corpus| &corpus.outcomes);
+        self.outcomes.iter().chain(corpus)
     }
 
     fn deviation(&self, id: &str) -> Option<&Deviation> {
@@ -131,7 +142,7 @@ impl Report {
     }
 
     pub fn print(&self, verbose: bool) {
-        for outcome in &self.outcomes {
+        for outcome in self.all() {
             let verdict = self.verdict(outcome);
             match verdict {
                 Verdict::Same => {}
@@ -157,6 +168,12 @@ impl Report {
             }
             println!("{}", random_summary(random));
         }
+        if let Some(corpus) = &self.corpus {
+            for name in &corpus.more {
+                println!("{name}: Radiant forwards what Envoy does not");
+            }
+            println!("{}", self.corpus_summary(corpus));
+        }
         for dead in &self.dead {
             println!("{dead}");
         }
@@ -180,6 +197,22 @@ impl Report {
         )
     }
 
+    fn corpus_summary(&self, corpus: &Corpus) -> String {
+        let known = corpus.outcomes.iter().filter(|o| self.verdict(o) == Verdict::Deviates);
+        format!(
+            "{} raw HTTP/1 messages in {:.0?}, {} of them requests that Envoy does not answer \
+             with 200: the upstream saw the same for {}, less for {}, more or other for {}; {} \
+             known deviations",
+            corpus.outcomes.len(),
+            corpus.took,
+            corpus.refused,
+            corpus.outcomes.len() - corpus.less.len() - corpus.more.len(),
+            corpus.less.len(),
+            corpus.more.len(),
+            known.count(),
+        )
+    }
+
     /// Writes `docs/conformance.md`.
     pub fn write(&self) -> io::Result<()> {
         if !self.whole {
@@ -199,10 +232,11 @@ impl Report {
         let all = statements();
         let seen: Vec<_> = all.iter().filter(|s| s.mark.contains('V')).collect();
         let ran: BTreeSet<&str> = self.outcomes.iter().map(|o| statement_id(&o.id)).collect();
-        let covered = seen.iter().filter(|s| ran.contains(s.id)).count();
+        let covered = seen.iter().filter(|s| ran.contains(s.id) || s.shown_by().is_some()).count();
+        let excused = seen.iter().filter(|s| !ran.contains(s.id) && s.reason().is_some()).count();
         let _ = writeln!(
             text,
-            "{} cases: {} the same, {} deviate. {covered} of {} statements seen on the real Envoy are covered.\n",
+            "{} cases: {} the same, {} deviate. {covered} of {} statements seen on the real Envoy are covered, {excused} are not for the reason given.\n",
             self.outcomes.len(),
             self.count(Verdict::Same),
             self.count(Verdict::Deviates),
@@ -215,6 +249,19 @@ impl Report {
                 random.cases,
                 random.seed,
                 random.differences.len(),
+            );
+        }
+        if let Some(corpus) = &self.corpus {
+            let _ = writeln!(
+                text,
+                "{} raw HTTP/1 messages, {} of them malformed or ambiguous requests that Envoy \
+                 does not answer with 200: the upstream saw the same as with Envoy for {}, less \
+                 for {}, more for {}. The client saw the same but for the deviations below.\n",
+                corpus.outcomes.len(),
+                corpus.refused,
+                corpus.outcomes.len() - corpus.less.len() - corpus.more.len(),
+                corpus.less.len(),
+                corpus.more.len(),
             );
         }
         for (kind, title) in [
@@ -239,7 +286,12 @@ impl Report {
             *cases.entry(statement_id(&outcome.id)).or_default() += 1;
         }
         for s in &all {
-            let count = cases.get(s.id).map_or("none".to_owned(), ToString::to_string);
+            let count = match (cases.get(s.id), s.shown_by(), s.reason()) {
+                (Some(count), ..) => count.to_string(),
+                (None, Some(case), _) => format!("with {case}"),
+                (None, None, Some(reason)) => format!("none: {reason}"),
+                (None, None, None) => "none".to_owned(),
+            };
             let _ = writeln!(text, "| {} | {count} | {} |", s.id, s.text.replace('|', "\\|"));
         }
         text
@@ -261,12 +313,27 @@ struct Statement {
     id: &'static str,
     mark: &'static str,
     text: &'static str,
+    /// `with CASE`, or why there is no case.
+    note: Option<&'static str>,
+}
+
+impl Statement {
+    /// The case of another statement that shows this one, too.
+    fn shown_by(&self) -> Option<&'static str> {
+        self.note?.strip_prefix("with ")
+    }
+
+    /// Why it cannot be shown by running.
+    fn reason(&self) -> Option<&'static str> {
+        self.note.filter(|note| !note.starts_with("with "))
+    }
 }
 
 fn statements() -> Vec<Statement> {
     let each = STATEMENTS.lines().filter_map(|line| {
         let mut fields = line.split('\t');
-        Some(Statement { id: fields.next()?, mark: fields.next()?, text: fields.next()? })
+        let (id, mark, text) = (fields.next()?, fields.next()?, fields.next()?);
+        Some(Statement { id, mark, text, note: fields.next() })
     });
     each.collect()
 }

@@ -143,6 +143,8 @@ impl Family {
             let always = name.starts_with("membership_") && *name != "membership_excluded";
             add((*name).to_owned(), Kind::Gauge, Read::Derived(*read, always));
         }
+        let changes: fn(&View) -> u64 = |v| u64::from(v.slot.membership_changes());
+        add("membership_change".to_owned(), Kind::Counter, Read::Derived(changes, false));
         all.sort_by(|a, b| (a.kind, &a.key).cmp(&(b.kind, &b.key)));
         all
     }

@@ -242,23 +242,25 @@ fn subscription(all: &mut Collector, scope: &Scope, stats: &SubscriptionStats) {
 /// Counters of one subscription type.
 pub(in crate::admin) fn subscription_counters(
     stats: &SubscriptionStats,
-) -> [(&'static str, &Counter); 5] {
+) -> [(&'static str, &Counter); 6] {
     [
         ("update_attempt", &stats.update_attempt),
         ("update_success", &stats.update_success),
         ("update_failure", &stats.update_failure),
         ("update_rejected", &stats.update_rejected),
+        ("update_empty", &stats.update_empty),
         ("init_fetch_timeout", &stats.init_fetch_timeout),
     ]
 }
 
 /// Counters of the control thread outside subscriptions.
-pub(in crate::admin) fn control_counters(plane: &Plane) -> [(&'static str, &Counter); 12] {
+pub(in crate::admin) fn control_counters(plane: &Plane) -> [(&'static str, &Counter); 13] {
     let control = &plane.stats.control;
     [
         ("cluster_manager.cluster_added", &control.cluster_added),
         ("cluster_manager.cluster_modified", &control.cluster_modified),
         ("cluster_manager.cluster_removed", &control.cluster_removed),
+        ("cluster_manager.cluster_updated", &control.cluster_updated),
         ("listener_manager.listener_added", &control.listener_added),
         ("listener_manager.listener_modified", &control.listener_modified),
         ("listener_manager.listener_removed", &control.listener_removed),
@@ -284,6 +286,8 @@ fn control_stats(all: &mut Collector, plane: &Plane) {
     for (name, counter) in control_counters(plane) {
         all.plain(name, Kind::Counter, counter.value());
     }
+    // Only changes of weights and health are merged, and there are none.
+    all.plain("cluster_manager.cluster_updated_via_merge", Kind::Counter, 0);
     for (name, value) in [
         ("cluster_manager.active_clusters", control.active_clusters.value()),
         ("cluster_manager.warming_clusters", control.warming_clusters.value()),

@@ -17,6 +17,9 @@ pub(super) fn retry_policy(p: &pb::RetryPolicy) -> Result<RetryPolicy, Invalid> 
         rate_limited_retry_back_off, retriable_headers, retriable_request_headers);
     overlook!(p, "RetryPolicy"; retry_host_predicate, host_selection_retry_max_attempts,
         refresh_cluster_on_retry);
+    if limit(p.per_try_timeout.as_ref(), "per_try_timeout")?.is_some() {
+        return Err(Invalid::unsupported("per_try_timeout"));
+    }
     let (base, max) = match &p.retry_back_off {
         None => (BASE, BASE * 10),
         Some(back_off) => intervals(back_off).at("retry_back_off")?,
@@ -31,7 +34,6 @@ pub(super) fn retry_policy(p: &pb::RetryPolicy) -> Result<RetryPolicy, Invalid> 
         retries: wrapped(p.num_retries, 1),
         base,
         max,
-        per_try_timeout: limit(p.per_try_timeout.as_ref(), "per_try_timeout")?,
         status_codes: codes.at("retriable_status_codes")?,
     })
 }

@@ -171,7 +171,8 @@ impl Store {
         let warming = self.clusters.warming.len();
         let first_time = self.clusters.new_count();
         let active = self.clusters.by_name.len() - first_time;
-        stats.active_clusters.set(u64::try_from(active).unwrap_or(u64::MAX));
+        let active = u64::try_from(active).unwrap_or(u64::MAX);
+        stats.active_clusters.set(active.saturating_add(self.options.static_clusters));
         stats.warming_clusters.set(u64::try_from(warming).unwrap_or(u64::MAX));
     }
 }

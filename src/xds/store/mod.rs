@@ -57,6 +57,9 @@ pub struct StoreOptions {
     pub rewrite: bool,
     /// Listeners of the bootstrap, part of every snapshot.
     pub static_listeners: Vec<Arc<Listener>>,
+    /// Clusters of the bootstrap that are not objects here (the scheduler's,
+    /// admin's): Envoy counts them, too.
+    pub static_clusters: u64,
 }
 
 impl Default for StoreOptions {
@@ -66,6 +69,7 @@ impl Default for StoreOptions {
             route_wait: Duration::from_secs(5),
             rewrite: false,
             static_listeners: Vec::new(),
+            static_clusters: 0,
         }
     }
 }
@@ -123,6 +127,7 @@ impl Store {
     /// update or [`Store::publish`].
     #[must_use]
     pub fn new(plane: Arc<Plane>, options: StoreOptions) -> Self {
+        plane.stats.control.cluster_added.add(options.static_clusters);
         Self {
             plane,
             options,
@@ -160,6 +165,8 @@ impl Store {
         }
         let kind = update.kind;
         let started = Instant::now();
+        // Envoy counts it for tables, in the state-of-the-world variant.
+        let is_empty = update.complete && update.resources.is_empty();
         let mut outcome = self.take_over(update, now);
         let failed = self.advance(now);
         if kind == ResourceType::Listener {
@@ -167,6 +174,7 @@ impl Store {
         }
         outcome.warming = self.clusters.warming_count() + self.tables.waiting_count();
         let stats = self.subscription(kind);
+        stats.update_empty.add(u64::from(is_empty));
         stats.update_duration.record(started.elapsed());
         stats.update_time_ms.set(unix_ms());
         if outcome.rejected.is_empty() {

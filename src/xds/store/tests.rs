@@ -468,7 +468,7 @@ fn a_listener_that_cannot_open_its_socket_is_refused_and_its_old_version_serves(
     }));
     let outcome = bench.listeners(vec![listener("l", 1, "t"), listener("m", 1234, "t")]);
     let error = outcome.error(ResourceType::Listener).unwrap();
-    assert_eq!(error, "Error adding/updating listener(s) l: cannot bind");
+    assert_eq!(error, "Error adding/updating listener(s) l: cannot bind\n");
     let snapshot = bench.plane.snapshot.load();
     let ports: Vec<_> = snapshot.listeners.iter().map(|l| l.config.address.port()).collect();
     assert_eq!(ports, [9000, 1234]);

@@ -250,8 +250,8 @@ fn tapped(
     })
 }
 
-/// The tap files that carry the case's id, once there are `count`.
-fn note_tap(p: &mut Probe<'_>, count: usize) {
+/// The tap files that carry the case's id, once there are `count`; their text.
+pub fn note_tap(p: &mut Probe<'_>, count: usize) -> String {
     let needle = format!("\"value\": \"{}\"", p.id);
     let deadline = std::time::Instant::now() + Duration::from_secs(4);
     let found = loop {
@@ -268,7 +268,7 @@ fn note_tap(p: &mut Probe<'_>, count: usize) {
         std::thread::sleep(Duration::from_millis(20));
     };
     p.expect(found.len() == count, format!("write {count} tap files, but {}", found.len()));
-    for text in found {
+    for text in &found {
         let mut masked = false;
         for line in text.lines() {
             let hide = masked && line.contains("\"value\"");
@@ -276,4 +276,5 @@ fn note_tap(p: &mut Probe<'_>, count: usize) {
             p.note("tap", if hide { "   \"value\": *" } else { line });
         }
     }
+    found.concat()
 }

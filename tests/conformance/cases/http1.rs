@@ -148,6 +148,11 @@ fn heads() -> Vec<Raw> {
             "GET /v2/models/{m}/x HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
         ),
         raw(
+            "L20/tunnel",
+            200,
+            "GET /v2/models/{m}/x HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nPOST /smuggled HTTP/1.1\r\nhost: h\r\nseldon-internal-model: any\r\ncontent-length: 2\r\n\r\n{}",
+        ),
+        raw(
             "L20/unrouted",
             404,
             "GET /nowhere HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",

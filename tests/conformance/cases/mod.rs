@@ -1,10 +1,17 @@
 //! The cases, named after the statements that they are about.
 
 mod clusters;
+mod discovery;
+mod extra;
 mod http1;
 mod http2;
+mod listeners;
+mod operations;
+mod pending;
 mod routing;
 mod stats;
+mod timeouts;
+mod tls;
 mod xds;
 
 use std::sync::Arc;
@@ -15,28 +22,49 @@ use crate::probe::Probe;
 pub struct Case {
     /// Statement id, and a variant after a slash.
     pub id: String,
-    /// Needs the proxies for itself: counts shared things.
-    pub alone: bool,
+    /// Which proxies it works with.
+    pub with: With,
     pub run: Arc<dyn Fn(&mut Probe<'_>) + Send + Sync>,
+}
+
+/// Which proxies a case works with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum With {
+    /// Those of the suite, beside other cases.
+    Shared,
+    /// Those of the suite, for itself: it counts what others would count, too.
+    Alone,
+    /// Its own.
+    Own,
 }
 
 pub fn all() -> Vec<Case> {
     let all = [
         clusters::cases(),
+        discovery::cases(),
         http1::cases(),
         http2::cases(),
+        listeners::cases(),
+        operations::cases(),
         routing::cases(),
         stats::cases(),
+        timeouts::cases(),
+        tls::cases(),
         xds::cases(),
     ];
     all.into_iter().flatten().collect()
 }
 
 fn case(id: &str, run: impl Fn(&mut Probe<'_>) + Send + Sync + 'static) -> Case {
-    Case { id: id.to_owned(), alone: false, run: Arc::new(run) }
+    Case { id: id.to_owned(), with: With::Shared, run: Arc::new(run) }
 }
 
 /// A case that counts what others would count, too.
 fn alone(id: &str, run: impl Fn(&mut Probe<'_>) + Send + Sync + 'static) -> Case {
-    Case { alone: true, ..case(id, run) }
+    Case { with: With::Alone, ..case(id, run) }
+}
+
+/// A case that starts proxies for itself.
+fn own(id: &str, run: impl Fn(&mut Probe<'_>) + Send + Sync + 'static) -> Case {
+    Case { with: With::Own, ..case(id, run) }
 }

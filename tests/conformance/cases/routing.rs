@@ -221,7 +221,17 @@ fn weights() -> Vec<Case> {
 
 /// Models `<id>a`, `<id>b`, `<id>` being an experiment of the first with the
 /// second as its mirror.
-fn mirrored(p: &mut Probe<'_>, percent: u32, kind: ExperimentKind) -> (Upstream, Upstream) {
+pub fn mirrored(p: &mut Probe<'_>, percent: u32, kind: ExperimentKind) -> (Upstream, Upstream) {
+    mirrored_with(p, percent, kind, |_| {})
+}
+
+/// The same, each route changed by `edit`.
+pub fn mirrored_with(
+    p: &mut Probe<'_>,
+    percent: u32,
+    kind: ExperimentKind,
+    edit: impl Fn(&mut Route),
+) -> (Upstream, Upstream) {
     let (main, copy) = (p.upstream(ok()), p.upstream(ok()));
     let (name, mirror) = (format!("{}a", p.id), format!("{}b", p.id));
     let mut mesh = Mesh::default();
@@ -241,11 +251,11 @@ fn mirrored(p: &mut Probe<'_>, percent: u32, kind: ExperimentKind) -> (Upstream,
         ..Experiment::default()
     }];
     p.side.ensure_mirror_clusters();
-    p.mesh(&mesh);
+    p.mesh_with(&mesh, edit);
     (main, copy)
 }
 
-fn post_experiment(p: &mut Probe<'_>, headers: &str, body: &str) -> crate::client::Reply {
+pub fn post_experiment(p: &mut Probe<'_>, headers: &str, body: &str) -> crate::client::Reply {
     p.ask(&format!(
         "POST /v2/x HTTP/1.1\r\nhost: h.example\r\nseldon-model: {{m}}.experiment\r\n{headers}content-length: {}\r\n\r\n{body}",
         body.len()

@@ -4,10 +4,12 @@
 //! Nothing here sleeps for an effect: whoever waits, waits for a condition, and
 //! at most [`DEADLINE`].
 
+mod certificates;
 mod client;
 mod h2;
 mod load;
 mod ports;
+mod terminator;
 pub(crate) mod tls;
 mod upstream;
 mod world;
