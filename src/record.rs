@@ -98,7 +98,8 @@ impl Record {
 
     /// Writes the access log lines of a request that has ended.
     pub(crate) fn log(&self, connection: &Connection, listener: &Listener, ends: LogEnds<'_>) {
-        if listener.config.access_logs.is_empty() {
+        let mut logs = connection.worker.logs.borrow_mut();
+        if !logs.wants(&listener.config.access_logs) {
             return;
         }
         let elapsed = self.started.elapsed();
@@ -114,6 +115,6 @@ impl Record {
             trailers: ends.trailers,
             ..self.context(connection, Some(ends.request), self.replied.then_some(ends.response))
         };
-        connection.worker.logs.borrow_mut().log(&listener.config.access_logs, &context);
+        logs.log(&listener.config.access_logs, &context);
     }
 }

@@ -11,6 +11,7 @@ mod cases;
 mod certificates;
 mod client;
 mod http2;
+mod nameserver;
 mod oracle;
 mod probe;
 mod random;

@@ -74,9 +74,9 @@ pub struct Side {
 #[derive(Default)]
 pub struct Launch {
     /// Changes the bootstrap.
-    pub bootstrap: Option<Box<dyn Fn(String) -> String>>,
-    /// Further arguments of both proxies.
-    pub arguments: Vec<String>,
+    pub bootstrap: Option<fn(String) -> String>,
+    /// A command that runs the proxy, which is appended to it.
+    pub wrap: Vec<String>,
 }
 
 /// What the tables hold, by owner (a case).
@@ -129,19 +129,6 @@ impl Side {
     /// The process.
     pub fn pid(&self) -> u32 {
         self.child.id()
-    }
-
-    /// Waits for the end of the process; the status, none if it goes on.
-    pub fn wait_end(&mut self, limit: Duration) -> Option<std::process::ExitStatus> {
-        let deadline = Instant::now() + limit;
-        loop {
-            match self.child.try_wait() {
-                Ok(None) if Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                ended => return ended.ok().flatten(),
-            }
-        }
     }
 
     pub fn scheduler(&self) -> &SchedulerHandle {
@@ -388,14 +375,20 @@ fn spawn(kind: Kind, ports: &DemoPorts, dir: &Path, launch: &Launch) -> io::Resu
     let text = bootstrap(ports);
     fs::write(&config, launch.bootstrap.as_ref().map_or(text.clone(), |edit| edit(text)))?;
     let log = File::create(dir.join("proxy.log"))?;
-    let mut command = Command::new(kind.program());
+    let mut command = match launch.wrap.split_first() {
+        None => Command::new(kind.program()),
+        Some((program, arguments)) => {
+            let mut command = Command::new(program);
+            command.args(arguments).arg(kind.program());
+            command
+        }
+    };
     command.arg("-c").arg(&config).args(["--concurrency", "1", "-l", "warning"]);
     match kind {
         Kind::Envoy => command.args(["--use-dynamic-base-id", "--file-flush-interval-msec", "50"]),
         // As Envoy: a removed cluster is gone at once.
         Kind::Radiant => command.args(["--removed-cluster-grace", "0s"]),
     };
-    command.args(&launch.arguments);
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     command
         .spawn()

@@ -1,6 +1,8 @@
 //! The cases, named after the statements that they are about.
 
 mod clusters;
+mod dns;
+mod drain;
 mod extra;
 mod http1;
 mod http2;
@@ -25,6 +27,8 @@ pub struct Case {
 pub fn all() -> Vec<Case> {
     let all = [
         clusters::cases(),
+        dns::cases(),
+        drain::cases(),
         http1::cases(),
         http2::cases(),
         routing::cases(),
