@@ -192,6 +192,17 @@ fn upstreams() -> Vec<Case> {
             let before = std::collections::BTreeMap::new();
             p.note_stats(&name, &before, &["upstream_cx_connect_timeout", "upstream_cx_connect_fail"]);
         }),
+        case("C09/no-retry", |p| {
+            let models = vec![model(&p.id, &[1])];
+            p.mesh_with(&Mesh { models, ..Mesh::default() }, |route| {
+                if let Some(route::Action::Route(action)) = &mut route.action {
+                    action.retry_policy = None;
+                }
+            });
+            let reply = p.infer("x-request-id: {id}\r\n");
+            p.expect(reply.status() == 503, "answer 503");
+            p.note_log("all", 1);
+        }),
         case("C16", |p| {
             let port = leaving();
             p.name_port(port, "leaving");

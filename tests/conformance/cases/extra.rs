@@ -15,7 +15,7 @@ use radiant::demo::scheduler::{Push, Resource};
 use radiant::seldon::model_clusters;
 
 use crate::certificates;
-use crate::oracle::{LOOPBACK, Launch, Side, edit_manager};
+use crate::oracle::{LOOPBACK, Launch, Side, claim, edit_manager};
 use crate::probe::{Probe, version};
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -36,7 +36,8 @@ pub fn eventually(limit: Duration, mut holds: impl FnMut() -> bool) -> bool {
 
 /// A port that was free a moment ago.
 pub fn free_port() -> u16 {
-    TcpListener::bind((LOOPBACK, 0)).and_then(|l| l.local_addr()).expect("a port").port()
+    let free = || TcpListener::bind((LOOPBACK, 0)).and_then(|l| l.local_addr()).expect("a port");
+    std::iter::repeat_with(|| free().port()).find(|port| claim(*port)).expect("endless")
 }
 
 pub fn is_open(port: u16) -> bool {
