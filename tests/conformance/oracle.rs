@@ -26,7 +26,9 @@ use radiant::demo::scheduler::cache::{CLUSTER, LISTENER, ROUTE};
 use radiant::demo::scheduler::{Push, Resource, Scheduler, SchedulerHandle, SchedulerOptions};
 use radiant::seldon::{self, ListenerOptions, MIRROR_TABLE, ROUTE_TABLE, route_table};
 
+use crate::certificates::{Authority, Leaf};
 use crate::client::Client;
+use crate::terminator::{Asks, Terminator};
 
 pub const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// The longest that a proxy may take to apply an update.
@@ -66,6 +68,8 @@ pub struct Side {
     pub ports: DemoPorts,
     pub dir: PathBuf,
     scheduler: Scheduler,
+    /// In front of the scheduler, if it is asked by TLS.
+    pub terminator: Option<Terminator>,
     world: Mutex<World>,
     child: Child,
 }
@@ -73,10 +77,10 @@ pub struct Side {
 /// What is different in a side that a case starts for itself.
 #[derive(Default)]
 pub struct Launch {
-    /// Changes the bootstrap.
-    pub bootstrap: Option<fn(String) -> String>,
     /// A command that runs the proxy, which is appended to it.
     pub wrap: Vec<String>,
+    /// The scheduler by TLS: the CA, its certificate and the proxy's.
+    pub scheduler_tls: Option<(Authority, Leaf, Leaf)>,
 }
 
 /// What the tables hold, by owner (a case).
@@ -111,8 +115,14 @@ impl Side {
             ..SchedulerOptions::default()
         })?;
         scheduler.handle().push(Push::Upsert(LISTENER, listeners(&options, &dir)));
-        let child = spawn(kind, &ports, &dir, launch)?;
-        Ok(Self { kind, ports, dir, scheduler, world: Mutex::default(), child })
+        let terminator = launch.scheduler_tls.as_ref().map(|(ca, leaf, _)| {
+            let to = SocketAddr::new(LOOPBACK, ports.scheduler);
+            Terminator::start_asking(Asks::Certificate, leaf, ca, to)
+        });
+        let behind = terminator.as_ref().map(|terminator| terminator.addr.port());
+        fs::write(dir.join("bootstrap.yaml"), bootstrap(&ports, &dir, launch, behind)?)?;
+        let child = spawn(kind, &dir, launch)?;
+        Ok(Self { terminator, kind, ports, dir, scheduler, world: Mutex::default(), child })
     }
 
     /// The listener `seldon_http` as pushed.
@@ -375,22 +385,47 @@ fn manager_logs(
 
 /// The bootstrap that Seldon ships, without the runtime layer that no scheduler
 /// answers and that costs Envoy 15 s.
-fn bootstrap(ports: &DemoPorts) -> String {
+fn bootstrap(
+    ports: &DemoPorts,
+    dir: &Path,
+    launch: &Launch,
+    terminator: Option<u16>,
+) -> io::Result<String> {
     let (head, tail) = BOOTSTRAP.split_once("layered_runtime:").expect("it is there");
     let (_, tail) = tail.split_once("static_resources:").expect("it is there");
-    format!("{head}static_resources:{tail}")
+    let scheduler = terminator.unwrap_or(ports.scheduler);
+    let mut text = format!("{head}static_resources:{tail}")
         .replace(
             "seldon-scheduler, port_value: 9002",
-            &format!("127.0.0.1, port_value: {}", ports.scheduler),
+            &format!("127.0.0.1, port_value: {scheduler}"),
         )
         .replace("port_value: 9901", &format!("port_value: {}", ports.admin))
-        .replace("0.0.0.0, port_value: 9003", &format!("127.0.0.1, port_value: {}", ports.utility))
+        .replace("0.0.0.0, port_value: 9003", &format!("127.0.0.1, port_value: {}", ports.utility));
+    if let Some((ca, _, own)) = &launch.scheduler_tls {
+        let files = [("ca.pem", &ca.pem), ("own.pem", &own.chain), ("own.key", &own.key)];
+        for (name, pem) in files {
+            fs::write(dir.join(name), pem)?;
+        }
+        let context = SCHEDULER_TLS.replace("DIR", &dir.display().to_string());
+        text = text.replacen("type: LOGICAL_DNS\n", &format!("type: LOGICAL_DNS\n{context}"), 1);
+    }
+    Ok(text)
 }
 
-fn spawn(kind: Kind, ports: &DemoPorts, dir: &Path, launch: &Launch) -> io::Result<Child> {
+/// The context that Seldon's bootstrap has with `ENVOY_SECURITY_PROTOCOL=SSL`.
+const SCHEDULER_TLS: &str = "    transport_socket:
+      name: envoy.transport_sockets.tls
+      typed_config:
+        \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+        common_tls_context:
+          tls_certificates:
+          - certificate_chain: { filename: DIR/own.pem }
+            private_key: { filename: DIR/own.key }
+          validation_context: { trusted_ca: { filename: DIR/ca.pem } }
+";
+
+fn spawn(kind: Kind, dir: &Path, launch: &Launch) -> io::Result<Child> {
     let config = dir.join("bootstrap.yaml");
-    let text = bootstrap(ports);
-    fs::write(&config, launch.bootstrap.as_ref().map_or(text.clone(), |edit| edit(text)))?;
     let log = File::create(dir.join("proxy.log"))?;
     let mut command = match launch.wrap.split_first() {
         None => Command::new(kind.program()),

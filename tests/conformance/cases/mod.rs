@@ -6,6 +6,7 @@ mod drain;
 mod extra;
 mod http1;
 mod http2;
+mod logs;
 mod routing;
 mod stats;
 mod tls;
@@ -31,6 +32,7 @@ pub fn all() -> Vec<Case> {
         drain::cases(),
         http1::cases(),
         http2::cases(),
+        logs::cases(),
         routing::cases(),
         stats::cases(),
         tls::cases(),

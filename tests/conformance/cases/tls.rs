@@ -19,7 +19,7 @@ use radiant::demo::scheduler::cache::SECRET;
 use rustls::version::{TLS12, TLS13};
 
 use super::extra::{
-    eventually, is_open, listener, open_listener, push_listener, push_secrets, refused_secrets,
+    eventually, fresh, is_open, listener, open_listener, push_listener, push_secrets, refused_secrets,
     remove_listener, secure, secure_model,
 };
 use super::{Case, case};
@@ -27,7 +27,7 @@ use crate::certificates::{
     self, Authority, Leaf, client, client_of, downstream_context, identity, identity_from, trust,
     upstream_context,
 };
-use crate::oracle::LOOPBACK;
+use crate::oracle::{LOOPBACK, Launch};
 use crate::probe::Probe;
 use crate::terminator::{Asks, Terminator};
 use crate::tls::{meets, shake};
@@ -44,6 +44,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(secrets());
     cases.extend(upstreams());
     cases.extend(accounts());
+    cases.push(scheduler());
     cases
 }
 
@@ -584,6 +585,26 @@ fn upstreams() -> Vec<Case> {
             behind.ask(p, 200);
         }),
     ]
+}
+
+/// The scheduler by mTLS, as with `ENVOY_SECURITY_PROTOCOL=SSL`.
+fn scheduler() -> Case {
+    case("X01/tls", |p| {
+        let ca = Authority::new("ca");
+        let (leaf, own) = (ca.issue("some-scheduler"), ca.issue("proxy"));
+        let shown = own.der();
+        let launch = Launch { scheduler_tls: Some((ca, leaf, own)), ..Launch::default() };
+        fresh(p, &launch, |p| {
+            let _upstream = p.serve(ok());
+            let reply = p.infer("");
+            p.expect(reply.status() == 200, "serve");
+            let terminator = p.side.terminator.as_ref().expect("asked for");
+            let handshake = terminator.handshakes().remove(0);
+            p.note("sni", format!("{:?}", handshake.sni));
+            p.note("ALPN", format!("{:?}", handshake.alpn));
+            p.note("own certificate", handshake.certificate == Some(shown.clone()));
+        });
+    })
 }
 
 /// A port that answers the first bytes with plain HTTP.
