@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use crate::tls::accounts::TlsStats;
+
 /// Which shard a thread writes. Shard 0 is the control thread's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shard {
@@ -240,34 +242,38 @@ macro_rules! shard {
         #[derive(Debug, Default)]
         #[allow(missing_docs)]
         pub struct $name {
-            $(pub $first: Counter,)*
-            $(pub $gauge: Gauge,)*
+            $(pub $first: $crate::stats::Counter,)*
+            $(pub $gauge: $crate::stats::Gauge,)*
             $(pub $group: $kind,)*
-            $(pub $counter: Counter,)*
-            $(pub $histogram: Histogram,)*
+            $(pub $counter: $crate::stats::Counter,)*
+            $(pub $histogram: $crate::stats::Histogram,)*
         }
 
         impl $name {
             /// Its counters by name.
-            pub const COUNTERS: &'static [(&'static str, fn(&Self) -> &Counter)] =
-                &[$((stringify!($first), |s| &s.$first),)* $((stringify!($counter), |s| &s.$counter)),*];
+            pub const COUNTERS: &'static [(&'static str, fn(&Self) -> &$crate::stats::Counter)] = &[
+                $((stringify!($first), |s| &s.$first),)*
+                $((stringify!($counter), |s| &s.$counter)),*
+            ];
             /// Its gauges by name.
-            pub const GAUGES: &'static [(&'static str, fn(&Self) -> &Gauge)] =
+            pub const GAUGES: &'static [(&'static str, fn(&Self) -> &$crate::stats::Gauge)] =
                 &[$((stringify!($gauge), |s| &s.$gauge)),*];
             /// Its histograms by name.
-            pub const HISTOGRAMS: &'static [(&'static str, fn(&Self) -> &Histogram)] =
+            pub const HISTOGRAMS: &'static [(&'static str, fn(&Self) -> &$crate::stats::Histogram)] =
                 &[$((stringify!($histogram), |s| &s.$histogram)),*];
 
             /// Calls `visit` with the name and value of every metric, groups aside.
-            pub fn each(&self, visit: &mut impl FnMut(&'static str, Metric<'_>)) {
-                $(visit(stringify!($first), Metric::Counter(&self.$first));)*
-                $(visit(stringify!($counter), Metric::Counter(&self.$counter));)*
-                $(visit(stringify!($gauge), Metric::Gauge(&self.$gauge));)*
-                $(visit(stringify!($histogram), Metric::Histogram(&self.$histogram));)*
+            pub fn each(&self, visit: &mut impl FnMut(&'static str, $crate::stats::Metric<'_>)) {
+                $(visit(stringify!($first), $crate::stats::Metric::Counter(&self.$first));)*
+                $(visit(stringify!($counter), $crate::stats::Metric::Counter(&self.$counter));)*
+                $(visit(stringify!($gauge), $crate::stats::Metric::Gauge(&self.$gauge));)*
+                $(visit(stringify!($histogram), $crate::stats::Metric::Histogram(&self.$histogram));)*
             }
         }
     };
 }
+
+pub(crate) use shard;
 
 shard! {
     /// `cluster.<name>.*` of one worker.
@@ -304,7 +310,7 @@ shard! {
     ConnectionTimes
     first {}
     gauges {}
-    groups {}
+    groups { tls: Lazy<TlsStats> }
     counters {}
     histograms { upstream_cx_connect_ms upstream_cx_length_ms }
 }
@@ -352,7 +358,7 @@ shard! {
         downstream_cx_active downstream_cx_http1_active downstream_cx_http2_active
         downstream_cx_ssl_active downstream_rq_active
     }
-    groups {}
+    groups { tls: Lazy<TlsStats> }
     counters {
         downstream_cx_total downstream_cx_http1_total downstream_cx_http2_total
         downstream_cx_ssl_total downstream_cx_destroy downstream_cx_destroy_local
