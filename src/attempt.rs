@@ -126,9 +126,9 @@ impl Attempt<'_> {
             return UpstreamError::Overflow.into();
         }
         let _count = Count::new(&usage.requests);
-        let up = async { Http2::open(self.worker.pools.http2(purpose).await?).await };
-        let mut up = match present(ends, up).await {
-            Ok(up) => up,
+        let place = self.worker.pools.http2(purpose);
+        let mut up = match present(ends, place).await {
+            Ok(place) => Http2::new(place),
             Err(ended) => return ended,
         };
         let _active = Running::new(stats);
@@ -224,8 +224,10 @@ async fn present<D: Downstream, T>(
         if let Poll::Ready(got) = wanted.as_mut().poll(cx) {
             return Poll::Ready(got.map_err(Ended::from));
         }
-        if ends.body.complete && ends.down.poll_gone(cx).is_ready() {
-            let failure = Failure::Downstream(DownstreamError::Gone);
+        if ends.body.complete
+            && let Poll::Ready(e) = ends.down.poll_gone(cx)
+        {
+            let failure = Failure::Downstream(e);
             return Poll::Ready(Err(Ended::Failed { failure, started: false, sent: 0 }));
         }
         if ends.idle.poll_expired(cx).is_ready() {

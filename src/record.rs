@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use crate::downstream::Connection;
-use crate::flags::ResponseFlags;
+use crate::flags::{ResponseFlag, ResponseFlags};
 use crate::headers::{Headers, RequestHead, ResponseHead};
 use crate::logic::format::LogContext;
 use crate::model::{Listener, Route, WeightedTarget};
@@ -94,6 +94,22 @@ impl Record {
             tls_version: connection.tls_version,
             ..LogContext::default()
         }
+    }
+
+    /// Writes the access log lines of a request of which no head could be read
+    /// (HTTP/2).
+    pub(crate) fn log_unread(connection: &Connection, listener: &Listener, flag: ResponseFlag) {
+        if listener.config.access_logs.is_empty() {
+            return;
+        }
+        let record = Self::new(true);
+        let context = LogContext {
+            start: SystemTime::now(),
+            flags: flag.as_str(),
+            duration: Some(record.started.elapsed()),
+            ..record.context(connection, None, None)
+        };
+        connection.worker.logs.borrow_mut().log(&listener.config.access_logs, &context);
     }
 
     /// Writes the access log lines of a request that has ended.
