@@ -21,7 +21,7 @@ use crate::http2::{
 use crate::io::{Io, Reader};
 use crate::record::Record;
 use crate::router::{self, Received};
-use crate::timer::IdleTimer;
+use crate::timer::{IdleTimer, Timers};
 
 /// Between the two GOAWAYs (Envoy: `drain_timeout`).
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -70,6 +70,8 @@ struct Server {
     goodbye: Goodbye,
     idle: IdleTimer,
     idle_timeout: Duration,
+    /// The streams' idle timers.
+    timers: Rc<Timers>,
     counted: (u64, u64),
     watcher: tokio::task::JoinHandle<()>,
 }
@@ -100,6 +102,7 @@ impl Server {
             goodbye: Goodbye::NotYet,
             idle: IdleTimer::new(config.idle_timeout),
             idle_timeout: config.idle_timeout,
+            timers: Rc::default(),
             counted: (0, 0),
         })
     }
@@ -112,6 +115,7 @@ impl Server {
             self.count();
         }
         self.accept();
+        self.timers.poll(cx);
         if let Poll::Ready(closed) = closed {
             return Poll::Ready(Some(closed));
         }
@@ -139,6 +143,7 @@ impl Server {
         shard.downstream_rq_http2_total.inc();
         let connection = Rc::clone(&self.connection);
         let (shared, leaving) = (Rc::clone(&self.driver.shared), Rc::clone(&self.leaving));
+        let timers = Rc::clone(&self.timers);
         tokio::task::spawn_local(async move {
             let Some(listener) = connection.listener() else {
                 return stream.reset(Reason::REFUSED_STREAM);
@@ -155,7 +160,7 @@ impl Server {
                 ..Received::default()
             };
             let mut stream = Http2Stream { stream, connection: &connection, leaving: &leaving };
-            let mut idle = IdleTimer::new(listener.config.stream_idle_timeout);
+            let mut idle = IdleTimer::shared(&timers, listener.config.stream_idle_timeout);
             router::handle(&connection, &listener, &mut stream, &mut head, received, &mut idle)
                 .await;
             drop(stream);
@@ -254,6 +259,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.watcher.abort();
+        self.timers.orphan();
     }
 }
 
