@@ -130,9 +130,9 @@ impl Attempt<'_> {
             return UpstreamError::Overflow.into();
         }
         let _count = Count::new(&usage.requests);
-        let up = async { Http2::open(self.worker.pools.http2(purpose).await?).await };
-        let mut up = match present(ends, up).await {
-            Ok(up) => up,
+        let place = self.worker.pools.http2(purpose);
+        let mut up = match present(ends, place).await {
+            Ok(place) => Http2::new(place),
             Err(ended) => return ended,
         };
         let _active = Running::new(stats);

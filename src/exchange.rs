@@ -11,10 +11,11 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::HeaderMap;
 
-use crate::headers::{Headers, RequestHead, ResponseHead};
+use crate::flags::ResponseFlag;
+use crate::headers::{HeaderId, Headers, RequestHead, ResponseHead};
 use crate::http1::ChunkError;
+use crate::http2::Trailers;
 use crate::local_reply::UpstreamError;
 use crate::logic::rewrite::GrpcRename;
 use crate::mirror::Tee;
@@ -24,10 +25,25 @@ use crate::timer::{IdleTimer, RouteTimeout};
 /// Why a request could not be read to its end, or an answer not be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DownstreamError {
-    /// The client closed the connection or reset the stream.
+    /// The client closed the connection.
     Gone,
+    /// The client reset the stream (HTTP/2).
+    Reset,
+    /// The client broke the protocol, and nothing is left to answer on (HTTP/2).
+    Protocol,
     /// The request's body is malformed: 400.
     Malformed(ChunkError),
+}
+
+impl DownstreamError {
+    /// Flag for the access log of a request that nobody can be answered for.
+    pub(crate) fn flag(self) -> ResponseFlag {
+        match self {
+            Self::Reset => ResponseFlag::DownstreamRemoteReset,
+            Self::Protocol => ResponseFlag::DownstreamProtocolError,
+            Self::Gone | Self::Malformed(_) => ResponseFlag::DownstreamConnectionTermination,
+        }
+    }
 }
 
 /// How the end of a message is found, as far as the other side must know.
@@ -46,9 +62,9 @@ pub(crate) trait Downstream {
     /// The next piece of the request's body; `None` at its end.
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, DownstreamError>>>;
     /// Trailers, after the end of the body.
-    fn take_trailers(&mut self) -> Option<HeaderMap>;
+    fn take_trailers(&mut self) -> Option<Trailers>;
     /// Ready once the client has left. Called after the body's end.
-    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<DownstreamError>;
     /// Queues the answer's head; `close` tells an HTTP/1 client to leave.
     ///
     /// # Errors
@@ -64,7 +80,7 @@ pub(crate) trait Downstream {
     /// Queues a piece of body; only when there is room.
     fn send_data(&mut self, data: Bytes);
     /// Ends the answer.
-    fn finish(&mut self, trailers: Option<HeaderMap>);
+    fn finish(&mut self, trailers: Option<Trailers>);
     /// Ready when everything queued has left.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), DownstreamError>>;
     /// Cuts the answer short so that the client notices.
@@ -83,7 +99,7 @@ pub(crate) trait Upstream {
     /// Queues a piece of body; only when there is room.
     fn send_data(&mut self, data: Bytes);
     /// Ends the request.
-    fn finish(&mut self, trailers: Option<HeaderMap>);
+    fn finish(&mut self, trailers: Option<Trailers>);
     /// Ready when everything queued has left.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UpstreamError>>;
     /// The answer's final head (1xx but 101 are swallowed).
@@ -95,7 +111,7 @@ pub(crate) trait Upstream {
     /// The next piece of the answer's body; `None` at its end.
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, UpstreamError>>>;
     /// Trailers, after the end of the body.
-    fn take_trailers(&mut self) -> Option<HeaderMap>;
+    fn take_trailers(&mut self) -> Option<Trailers>;
 }
 
 /// Envoy's per-connection buffer limit, which bounds what is kept for a retry:
@@ -116,7 +132,7 @@ pub(crate) struct RequestBody {
     pub(crate) abandoned: bool,
     /// The client has sent everything.
     pub(crate) complete: bool,
-    trailers: Option<HeaderMap>,
+    trailers: Option<Trailers>,
     /// Body bytes received from the client.
     pub(crate) bytes: u64,
     /// When the client had sent everything.
@@ -234,13 +250,11 @@ impl RequestBody {
         Poll::Ready(Ok(()))
     }
 
-    fn note_trailers(&mut self, trailers: &HeaderMap) {
-        let status = trailers.get("grpc-status").and_then(|value| value.to_str().ok());
-        self.grpc_status = status.and_then(|value| value.parse().ok());
+    fn note_trailers(&mut self, trailers: &Trailers) {
+        let status = trailers.first(HeaderId::GrpcStatus);
+        self.grpc_status = status.and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
         if self.keep_trailers {
-            let mut kept = Headers::default();
-            crate::http2::read_headers(trailers, crate::logic::mutation::Side::Response, &mut kept);
-            self.answer_trailers = Some(kept);
+            self.answer_trailers = Some((**trailers).clone());
         }
     }
 
@@ -272,8 +286,8 @@ impl RequestBody {
                 return Poll::Ready(e);
             }
         }
-        if self.complete && down.poll_gone(cx).is_ready() {
-            return Poll::Ready(DownstreamError::Gone);
+        if self.complete {
+            return down.poll_gone(cx);
         }
         Poll::Pending
     }
@@ -339,8 +353,10 @@ impl Exchange {
                     }
                     Poll::Pending => {}
                 }
-                if body.complete && down.poll_gone(cx).is_ready() {
-                    return Poll::Ready(Err(Failure::Downstream(DownstreamError::Gone)));
+                if body.complete
+                    && let Poll::Ready(e) = down.poll_gone(cx)
+                {
+                    return Poll::Ready(Err(Failure::Downstream(e)));
                 }
                 if idle.poll_expired(cx).is_ready() {
                     return Poll::Ready(Err(Failure::Idle));
@@ -385,8 +401,11 @@ impl Exchange {
                     Poll::Ready(Ok(())) if self.response_ended => return Poll::Ready(Ok(())),
                     _ => {}
                 }
-                if body.complete && !self.response_ended && down.poll_gone(cx).is_ready() {
-                    return Poll::Ready(Err(Failure::Downstream(DownstreamError::Gone)));
+                if body.complete
+                    && !self.response_ended
+                    && let Poll::Ready(e) = down.poll_gone(cx)
+                {
+                    return Poll::Ready(Err(Failure::Downstream(e)));
                 }
                 if idle.poll_expired(cx).is_ready() {
                     return Poll::Ready(Err(Failure::Idle));

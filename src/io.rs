@@ -266,6 +266,26 @@ impl Writer {
         self.queued == 0 && !self.unflushed
     }
 
+    /// Drops everything that is queued.
+    pub(crate) fn clear(&mut self) {
+        self.small.clear();
+        self.pieces.clear();
+        (self.small_done, self.queued) = (0, 0);
+    }
+
+    /// Takes everything that is queued.
+    pub(crate) fn take_all(&mut self) -> Vec<u8> {
+        let mut all = Vec::with_capacity(self.queued);
+        while self.queued > 0 {
+            let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+            let count = self.fill(&mut slices);
+            let before = all.len();
+            slices[..count].iter().for_each(|slice| all.extend_from_slice(slice));
+            self.consume(all.len() - before);
+        }
+        all
+    }
+
     /// Writes until the queue is empty.
     ///
     /// # Errors

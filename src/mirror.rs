@@ -11,12 +11,12 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderMap;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::attempt::{Attempt, Ended, Ends, Verdict};
 use crate::exchange::{Body, Downstream, DownstreamError, Failure, RequestBody};
 use crate::headers::{HeaderId, RequestHead, ResponseHead};
+use crate::http2::Trailers;
 use crate::model::ClusterSlot;
 use crate::timer::IdleTimer;
 use crate::worker::Worker;
@@ -27,7 +27,7 @@ const TEE_LIMIT: usize = 4 * 1024 * 1024;
 
 enum Piece {
     Data(Bytes),
-    End(Option<HeaderMap>),
+    End(Option<Trailers>),
 }
 
 /// The main request's end of a copy.
@@ -41,7 +41,7 @@ pub(crate) struct Tee {
 pub(crate) struct Copy {
     pieces: UnboundedReceiver<Piece>,
     behind: Rc<Cell<usize>>,
-    trailers: Option<HeaderMap>,
+    trailers: Option<Trailers>,
     ended: bool,
 }
 
@@ -67,7 +67,7 @@ impl Tee {
     }
 
     /// The body's end.
-    pub(crate) fn end(&mut self, trailers: Option<HeaderMap>) {
+    pub(crate) fn end(&mut self, trailers: Option<Trailers>) {
         if let Some(pieces) = self.pieces.take() {
             let _ = pieces.send(Piece::End(trailers));
         }
@@ -162,11 +162,11 @@ impl Downstream for Copy {
         })
     }
 
-    fn take_trailers(&mut self) -> Option<HeaderMap> {
+    fn take_trailers(&mut self) -> Option<Trailers> {
         self.trailers.take()
     }
 
-    fn poll_gone(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_gone(&mut self, _cx: &mut Context<'_>) -> Poll<DownstreamError> {
         Poll::Pending
     }
 
@@ -185,7 +185,7 @@ impl Downstream for Copy {
 
     fn send_data(&mut self, _data: Bytes) {}
 
-    fn finish(&mut self, _trailers: Option<HeaderMap>) {}
+    fn finish(&mut self, _trailers: Option<Trailers>) {}
 
     fn poll_flush(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), DownstreamError>> {
         Poll::Ready(Ok(()))

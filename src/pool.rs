@@ -6,19 +6,20 @@
 //! with the cluster whose request makes or uses the connection.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll, Waker};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use h2::client::SendRequest;
 use hashbrown::HashMap;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-use crate::io::Io;
+use crate::http1::HeadLimits;
+use crate::http2::{Closed, Connection, Driver, ListLimits, Role, Shared};
+use crate::io::{Io, Reader};
 use crate::local_reply::UpstreamError;
 use crate::model::{Cluster, ClusterSlot, Host, UpstreamProtocol};
 use crate::stats::{ClusterShard, Shard};
@@ -26,16 +27,6 @@ use crate::upstream::Http1;
 
 /// Envoy: upstream `idle_timeout`, 1 h.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
-/// HTTP/2 windows towards upstreams (Envoy 1.40's defaults).
-const STREAM_WINDOW: u32 = 16 * 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 24 * 1024 * 1024;
-/// What small DATA frames (below 256 bytes) that nobody has read yet may cost
-/// before `h2` ends the connection: each counts as what it lacks to 256 bytes.
-/// The crate's default, half the connection's window, lets one client that is
-/// slow to read a stream of tokens end all other streams to its upstream at
-/// 50,000 tokens; Envoy has no such limit.
-const SMALL_FRAME_BUDGET: usize = 64 * 1024 * 1024;
-
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
     address: SocketAddr,
@@ -68,49 +59,64 @@ struct Idle {
 }
 
 /// An HTTP/2 connection.
-pub(crate) struct Multiplexed {
-    sender: RefCell<SendRequest<Bytes>>,
-    /// Streams in progress.
+struct Multiplexed {
+    shared: Shared,
+    /// Streams in progress, and those about to begin.
     active: Cell<usize>,
     /// No new streams: closed, or GOAWAY received.
-    closed: Cell<bool>,
+    retired: Cell<bool>,
 }
 
 /// A place on an HTTP/2 connection; given back on drop.
 pub(crate) struct StreamPlace(Rc<Multiplexed>);
 
 impl StreamPlace {
-    /// The connection's handle for one new stream.
-    pub(crate) fn sender(&self) -> SendRequest<Bytes> {
-        self.0.sender.borrow().clone()
+    /// The connection, for one new stream.
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.0.shared
     }
 
     /// No new streams on this connection.
     pub(crate) fn retire(&self) {
-        self.0.closed.set(true);
+        self.0.retire();
     }
 }
 
 impl Drop for StreamPlace {
     fn drop(&mut self) {
-        self.0.active.set(self.0.active.get() - 1);
+        let left = self.0.active.get() - 1;
+        self.0.active.set(left);
+        if left == 0 && self.0.retired.get() {
+            self.0.shared.borrow_mut().kick();
+        }
     }
 }
 
 impl Multiplexed {
     fn has_room(&self) -> bool {
-        self.active.get() < self.sender.borrow().current_max_send_streams().max(1)
+        self.active.get() < self.shared.borrow().stream_limit()
     }
 
     /// False once no stream can be opened any more: closed, stream ids used up,
     /// or GOAWAY received while earlier streams go on.
     fn is_open(&self) -> bool {
-        if !self.closed.get() {
-            let mut cx = Context::from_waker(Waker::noop());
-            let ready = self.sender.borrow_mut().poll_ready(&mut cx);
-            self.closed.set(matches!(ready, Poll::Ready(Err(_))));
+        if !self.shared.borrow().takes_streams() {
+            self.retire();
         }
-        !self.closed.get()
+        !self.retired.get()
+    }
+
+    /// No new streams; it closes after the last one.
+    fn retire(&self) {
+        self.retired.set(true);
+        if self.active.get() == 0 {
+            self.shared.borrow_mut().kick();
+        }
+    }
+
+    fn is_finished(&self) -> bool {
+        let retired = self.retired.get() || !self.shared.borrow().takes_streams();
+        retired && self.active.get() == 0
     }
 }
 
@@ -224,34 +230,18 @@ impl Pools {
         stats.upstream_cx_http2_total.inc();
         let io = connect(purpose, stats).await?;
         let open = Open::new(Arc::clone(purpose.slot), self.shard);
-        let (sender, connection) = h2::client::Builder::new()
-            .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .data_frame_budget(SMALL_FRAME_BUDGET)
-            .max_concurrent_streams(1024)
-            .enable_push(false)
-            .handshake::<_, Bytes>(io)
-            .await
-            .map_err(|_| UpstreamError::ConnectionTermination)?;
+        let limits = ListLimits {
+            fields: HeadLimits::RESPONSE.max_fields,
+            bytes: HeadLimits::RESPONSE.max_bytes,
+        };
+        let connection = Connection::new(Role::Client, limits, Instant::now());
         let multiplexed = Rc::new(Multiplexed {
-            sender: RefCell::new(sender),
+            shared: Rc::new(RefCell::new(connection)),
             active: Cell::new(0),
-            closed: Cell::new(false),
+            retired: Cell::new(false),
         });
         pool.multiplexed.borrow_mut().push(Rc::clone(&multiplexed));
-        let pool = Rc::downgrade(pool);
-        tokio::task::spawn_local(async move {
-            if let Err(e) = connection.await {
-                tracing::debug!("upstream HTTP/2 connection ended: {e}");
-            }
-            // It ends when the peer closes it, or after the last handle is gone.
-            open.ends(!multiplexed.closed.get(), multiplexed.active.get() > 0);
-            multiplexed.closed.set(true);
-            drop(open);
-            if let Some(pool) = pool.upgrade() {
-                pool.multiplexed.borrow_mut().retain(|other| !Rc::ptr_eq(other, &multiplexed));
-            }
-        });
+        tokio::task::spawn_local(run(Rc::downgrade(pool), multiplexed, io, open));
         Ok(())
     }
 
@@ -270,7 +260,7 @@ impl Pools {
             });
             if gone {
                 // Streams in progress keep their connection until they end.
-                pool.multiplexed.borrow_mut().clear();
+                pool.multiplexed.borrow_mut().drain(..).for_each(|connection| connection.retire());
             }
             !gone || Rc::strong_count(pool) > 1
         });
@@ -284,6 +274,39 @@ impl HostPool {
         let connection = connections.iter().find(|connection| connection.has_room())?;
         connection.active.set(connection.active.get() + 1);
         Some(StreamPlace(Rc::clone(connection)))
+    }
+}
+
+/// Moves an HTTP/2 connection's bytes until it has ended.
+async fn run(pool: std::rc::Weak<HostPool>, multiplexed: Rc<Multiplexed>, io: Io, open: Open) {
+    let shared = Rc::clone(&multiplexed.shared);
+    let mut driver = Driver::new(io, Reader::default(), shared);
+    let mut counted = (0, 0);
+    let closed = poll_fn(|cx| {
+        let closed = driver.poll(cx);
+        let now = driver.moved();
+        let stats = open.stats();
+        stats.upstream_cx_rx_bytes_total.add(now.0 - counted.0);
+        stats.upstream_cx_tx_bytes_total.add(now.1 - counted.1);
+        counted = now;
+        match closed {
+            Poll::Ready(closed) => Poll::Ready(Some(closed)),
+            Poll::Pending if multiplexed.is_finished() => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await;
+    if let Some(Closed::Error(e)) = closed {
+        tracing::debug!("upstream HTTP/2 connection ended: {e}");
+        open.stats().upstream_cx_protocol_error.inc();
+        // What is to be said; if it does not leave at once, nobody will miss it.
+        let _ = poll_fn(|cx| Poll::Ready(driver.poll_rest(cx))).await;
+    }
+    open.ends(closed == Some(Closed::Gone), multiplexed.active.get() > 0);
+    multiplexed.retired.set(true);
+    drop(open);
+    if let Some(pool) = pool.upgrade() {
+        pool.multiplexed.borrow_mut().retain(|other| !Rc::ptr_eq(other, &multiplexed));
     }
 }
 

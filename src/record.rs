@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Instant, SystemTime};
 
 use crate::downstream::Connection;
-use crate::flags::ResponseFlags;
+use crate::flags::{ResponseFlag, ResponseFlags};
 use crate::headers::{Headers, RequestHead, ResponseHead};
 use crate::local_reply::LocalReply;
 use crate::logic::format::LogContext;
@@ -104,6 +104,22 @@ impl<'r> Record<'r> {
             tls_version: connection.tls_version,
             ..LogContext::default()
         }
+    }
+
+    /// Writes the access log lines of a request of which no head could be read
+    /// (HTTP/2).
+    pub(crate) fn log_unread(connection: &Connection, listener: &Listener, flag: ResponseFlag) {
+        if listener.config.access_logs.is_empty() {
+            return;
+        }
+        let record = Self::new(true);
+        let context = LogContext {
+            start: SystemTime::now(),
+            flags: flag.as_str(),
+            duration: Some(record.started.elapsed()),
+            ..record.context(connection, None, None)
+        };
+        connection.worker.logs.borrow_mut().log(&listener.config.access_logs, &context);
     }
 
     /// Writes the access log lines of a request that has ended.

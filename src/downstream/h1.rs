@@ -6,7 +6,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderMap;
 
 use super::Connection;
 use crate::body::BodyReader;
@@ -17,6 +16,7 @@ use crate::http1::body::{CHUNK_END, LAST_CHUNK, chunk_head};
 use crate::http1::request::{Parser, RequestInfo};
 use crate::http1::write::{self, Coding, ResponseFraming};
 use crate::http1::{BodyLength, HeadError, HeadLimits, Parsed};
+use crate::http2::Trailers;
 use crate::io::{Io, Reader, Writer};
 use crate::local_reply::{LocalReply, RequestForm};
 use crate::model::ListenerConfig;
@@ -266,14 +266,14 @@ impl Downstream for Client {
         }
     }
 
-    fn take_trailers(&mut self) -> Option<HeaderMap> {
+    fn take_trailers(&mut self) -> Option<Trailers> {
         None
     }
 
-    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<DownstreamError> {
         while self.reader.buf.len() < PIPELINE_LIMIT {
             match ready!(self.reader.poll_fill(&mut self.io, cx)) {
-                Ok(0) | Err(_) => return Poll::Ready(()),
+                Ok(0) | Err(_) => return Poll::Ready(DownstreamError::Gone),
                 Ok(_) => {}
             }
         }
@@ -310,7 +310,7 @@ impl Downstream for Client {
         }
     }
 
-    fn finish(&mut self, _trailers: Option<HeaderMap>) {
+    fn finish(&mut self, _trailers: Option<Trailers>) {
         if self.chunked && !self.head_request {
             self.writer.put_with(|out| out.extend_from_slice(LAST_CHUNK));
         }

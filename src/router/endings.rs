@@ -15,16 +15,16 @@ impl<D: Downstream> Stream<'_, D> {
     /// Ends a request that has no answer and will get none from upstream.
     pub(super) async fn gave_up(&mut self, failure: Failure, chosen: Chosen<'_>) -> Fate {
         match failure {
-            Failure::Downstream(DownstreamError::Gone) => {
-                self.count_cancelled(chosen);
-                self.record.flags.set(ResponseFlag::DownstreamConnectionTermination);
-                self.connection.shard().downstream_rq_rx_reset.inc();
-                Fate::Abort
-            }
             Failure::Downstream(DownstreamError::Malformed(e)) => {
                 self.count_cancelled(chosen);
                 self.connection.shard().downstream_cx_protocol_error.inc();
                 self.reply(e.reply(), Some(chosen)).await
+            }
+            Failure::Downstream(e) => {
+                self.count_cancelled(chosen);
+                self.record.flags.set(e.flag());
+                self.connection.shard().downstream_rq_rx_reset.inc();
+                Fate::Abort
             }
             Failure::Upstream(e) => self.fail(e, Some(chosen), self.record.attempts > 1).await,
             Failure::Idle => {
@@ -59,8 +59,8 @@ impl<D: Downstream> Stream<'_, D> {
     ) -> Fate {
         let shard = self.connection.shard();
         match failure {
-            Failure::Downstream(_) => {
-                self.record.flags.set(ResponseFlag::DownstreamConnectionTermination);
+            Failure::Downstream(e) => {
+                self.record.flags.set(e.flag());
                 shard.downstream_rq_rx_reset.inc();
                 self.down.abort();
                 self.finished(chosen, target);

@@ -4,7 +4,6 @@ use std::io;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::HeaderMap;
 
 use crate::body::BodyReader;
 use crate::exchange::{Body, Upstream};
@@ -13,6 +12,7 @@ use crate::http1::body::{CHUNK_END, LAST_CHUNK, chunk_head};
 use crate::http1::response::Parser;
 use crate::http1::write::{self, Coding};
 use crate::http1::{BodyLength, HeadLimits, Parsed};
+use crate::http2::Trailers;
 use crate::io::{Io, Reader, Writer};
 use crate::local_reply::UpstreamError;
 use crate::pool::Open;
@@ -129,7 +129,7 @@ impl Upstream for Http1 {
         }
     }
 
-    fn finish(&mut self, _trailers: Option<HeaderMap>) {
+    fn finish(&mut self, _trailers: Option<Trailers>) {
         if self.chunked {
             self.writer.put_with(|out| out.extend_from_slice(LAST_CHUNK));
         }
@@ -208,7 +208,7 @@ impl Upstream for Http1 {
         }
     }
 
-    fn take_trailers(&mut self) -> Option<HeaderMap> {
+    fn take_trailers(&mut self) -> Option<Trailers> {
         None
     }
 }

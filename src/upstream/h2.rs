@@ -1,81 +1,64 @@
 //! The upstream end of an exchange on HTTP/2.
 
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::client::ResponseFuture;
-use http::{HeaderMap, Method, Request, Uri};
 
 use crate::exchange::{Body, Upstream};
-use crate::headers::{HeaderId, RequestHead, ResponseHead, Scheme};
-use crate::http2::{ReceiveHalf, SendHalf, read_headers, write_headers};
+use crate::headers::{HeaderId, RequestHead, ResponseHead};
+use crate::http2::{Ended, Reason, StreamHandle, Trailers};
 use crate::local_reply::UpstreamError;
-use crate::logic::mutation::Side;
 use crate::pool::StreamPlace;
 
 /// One stream of a pooled connection.
 pub(crate) struct Http2 {
-    sender: h2::client::SendRequest<Bytes>,
+    stream: Option<StreamHandle>,
+    /// Given back after the stream.
     place: StreamPlace,
-    response: Option<ResponseFuture>,
-    send: SendHalf,
-    receive: ReceiveHalf,
 }
 
 impl Http2 {
-    /// Takes a place on a connection; waits until it may open a stream.
-    ///
-    /// # Errors
-    /// The connection has ended meanwhile.
-    pub(crate) async fn open(place: StreamPlace) -> Result<Self, UpstreamError> {
-        let mut sender = place.sender();
-        if let Err(e) = poll_fn(|cx| sender.poll_ready(cx)).await {
-            place.retire();
-            return Err(reason(&e));
+    /// A stream that is opened with the request's head.
+    pub(crate) fn new(place: StreamPlace) -> Self {
+        Self { stream: None, place }
+    }
+
+    /// What the stream's early end means for the attempt.
+    fn error(&self, ended: Ended) -> UpstreamError {
+        if matches!(ended, Ended::Gone | Ended::Refused | Ended::Protocol) {
+            self.place.retire();
         }
-        Ok(Self {
-            sender,
-            place,
-            response: None,
-            send: SendHalf::default(),
-            receive: ReceiveHalf::default(),
-        })
+        error(ended)
     }
 }
 
 impl Upstream for Http2 {
     fn send_head(&mut self, head: &RequestHead, body: Body) -> Result<(), UpstreamError> {
-        let request = request(head).ok_or(UpstreamError::ProtocolError)?;
-        let empty = body == Body::Empty;
-        match self.sender.send_request(request, empty) {
-            Ok((response, stream)) => {
-                self.response = Some(response);
-                self.send = SendHalf::new((!empty).then_some(stream));
-                Ok(())
-            }
-            Err(e) => {
-                self.place.retire();
-                Err(reason(&e))
-            }
-        }
+        let opened = StreamHandle::open(self.place.shared(), head, body == Body::Empty);
+        self.stream = Some(opened.map_err(|ended| self.error(ended))?);
+        Ok(())
     }
 
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UpstreamError>> {
-        self.send.poll_room(cx).map_err(|e| reason(&e))
+        let Some(stream) = &self.stream else { return Poll::Ready(Ok(())) };
+        stream.poll_room(cx).map_err(|ended| self.error(ended))
     }
 
     fn send_data(&mut self, data: Bytes) {
-        self.send.push(data);
+        if let Some(stream) = &self.stream {
+            stream.send_data(data);
+        }
     }
 
-    fn finish(&mut self, trailers: Option<HeaderMap>) {
-        self.send.finish(trailers);
+    fn finish(&mut self, trailers: Option<Trailers>) {
+        if let Some(stream) = &self.stream {
+            stream.finish(trailers);
+        }
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UpstreamError>> {
-        self.send.poll_flush(cx).map_err(|e| reason(&e))
+        let Some(stream) = &self.stream else { return Poll::Ready(Ok(())) };
+        stream.poll_flush(cx).map_err(|ended| self.error(ended))
     }
 
     fn poll_head(
@@ -83,25 +66,11 @@ impl Upstream for Http2 {
         cx: &mut Context<'_>,
         head: &mut ResponseHead,
     ) -> Poll<Result<Body, UpstreamError>> {
-        let Some(response) = &mut self.response else {
+        let Some(stream) = &self.stream else {
             return Poll::Ready(Err(UpstreamError::ProtocolError));
         };
-        let response = match ready!(Pin::new(response).poll(cx)) {
-            Ok(response) => response,
-            Err(e) => {
-                if e.is_go_away() || e.is_io() {
-                    self.place.retire();
-                }
-                return Poll::Ready(Err(reason(&e)));
-            }
-        };
-        self.response = None;
-        let (parts, stream) = response.into_parts();
-        head.clear();
-        head.status = parts.status.as_u16();
-        read_headers(&parts.headers, Side::Response, &mut head.headers);
-        self.receive = ReceiveHalf::new(stream);
-        Poll::Ready(Ok(if self.receive.is_done() {
+        let end = ready!(stream.poll_head(cx, head)).map_err(|ended| self.error(ended))?;
+        Poll::Ready(Ok(if end {
             Body::Empty
         } else {
             declared_length(head).map_or(Body::Unknown, Body::Length)
@@ -109,11 +78,12 @@ impl Upstream for Http2 {
     }
 
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, UpstreamError>>> {
-        self.receive.poll_data(cx).map(|next| next.map(|data| data.map_err(|e| reason(&e))))
+        let Some(stream) = &self.stream else { return Poll::Ready(None) };
+        stream.poll_data(cx).map(|next| next.map(|data| data.map_err(|ended| self.error(ended))))
     }
 
-    fn take_trailers(&mut self) -> Option<HeaderMap> {
-        self.receive.take_trailers()
+    fn take_trailers(&mut self) -> Option<Trailers> {
+        self.stream.as_ref()?.take_trailers()
     }
 }
 
@@ -122,40 +92,15 @@ fn declared_length(head: &ResponseHead) -> Option<u64> {
     std::str::from_utf8(value).ok()?.parse().ok()
 }
 
-fn request(head: &RequestHead) -> Option<Request<()>> {
-    let scheme = match head.scheme {
-        Scheme::Http => "http",
-        Scheme::Https => "https",
-    };
-    let mut uri = Uri::builder().scheme(scheme).path_and_query(head.path());
-    uri = uri.authority(head.authority());
-    let mut request = Request::new(());
-    *request.method_mut() = Method::from_bytes(head.method()).ok()?;
-    *request.uri_mut() = uri.build().ok()?;
-    *request.version_mut() = http::Version::HTTP_2;
-    *request.headers_mut() = write_headers(&head.headers);
-    Some(request)
-}
-
-/// What an HTTP/2 error means for the attempt.
-fn reason(error: &h2::Error) -> UpstreamError {
-    if error.is_go_away() {
-        return if error.is_remote() {
-            UpstreamError::RefusedStream
-        } else {
-            UpstreamError::ProtocolError
-        };
-    }
-    if error.is_io() {
-        return UpstreamError::ConnectionTermination;
-    }
-    match error.reason() {
-        Some(h2::Reason::REFUSED_STREAM) => UpstreamError::RefusedStream,
+fn error(ended: Ended) -> UpstreamError {
+    match ended {
+        Ended::Refused | Ended::Reset(Reason::REFUSED_STREAM) => UpstreamError::RefusedStream,
         // Envoy's codec makes no difference between the peer's finding and its own.
-        Some(h2::Reason::PROTOCOL_ERROR) => UpstreamError::ProtocolError,
-        Some(_) if error.is_remote() => UpstreamError::RemoteReset,
-        Some(_) => UpstreamError::ProtocolError,
-        None => UpstreamError::ConnectionTermination,
+        Ended::Reset(Reason::PROTOCOL_ERROR) | Ended::Violation | Ended::Protocol => {
+            UpstreamError::ProtocolError
+        }
+        Ended::Reset(_) => UpstreamError::RemoteReset,
+        Ended::Gone | Ended::Local => UpstreamError::ConnectionTermination,
     }
 }
 
@@ -165,9 +110,9 @@ mod tests {
 
     #[test]
     fn a_reset_that_names_a_protocol_error_is_one() {
-        let error = h2::Error::from(h2::Reason::PROTOCOL_ERROR);
-        assert_eq!(reason(&error), UpstreamError::ProtocolError);
-        let error = h2::Error::from(h2::Reason::REFUSED_STREAM);
-        assert_eq!(reason(&error), UpstreamError::RefusedStream);
+        let reset = |reason| error(Ended::Reset(reason));
+        assert_eq!(reset(Reason::PROTOCOL_ERROR), UpstreamError::ProtocolError);
+        assert_eq!(reset(Reason::REFUSED_STREAM), UpstreamError::RefusedStream);
+        assert_eq!(reset(Reason::CANCEL), UpstreamError::RemoteReset);
     }
 }

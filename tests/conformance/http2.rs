@@ -291,10 +291,7 @@ async fn answer(
     }
 }
 
-/// Sends HTTP/2 HEADERS with these fields as they are, END_STREAM set, and says
-/// what frames come back: types, streams, error codes; and whether a PING is
-/// answered afterwards.
-pub fn raw(port: u16, fields: &[(&str, &str)]) -> Vec<String> {
+fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in fields {
         block.push(0);
@@ -303,6 +300,66 @@ pub fn raw(port: u16, fields: &[(&str, &str)]) -> Vec<String> {
         integer(&mut block, value.len());
         block.extend_from_slice(value.as_bytes());
     }
+    block
+}
+
+/// A connection of raw frames, as a client's that does not say goodbye itself.
+pub struct Raw {
+    stream: TcpStream,
+    input: Vec<u8>,
+    seen: usize,
+}
+
+impl Raw {
+    pub fn connect(port: u16) -> Self {
+        let mut stream = TcpStream::connect((LOOPBACK, port)).expect("the listener is open");
+        let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        frame(&mut bytes, 4, 0, 0, &[]);
+        let _ = stream.write_all(&bytes);
+        Self { stream, input: Vec::new(), seen: 0 }
+    }
+
+    /// A request without a body.
+    pub fn request(&mut self, stream: u32, fields: &[(&str, &str)]) {
+        let mut bytes = Vec::new();
+        frame(&mut bytes, 1, 5, stream, &block(fields));
+        let _ = self.stream.write_all(&bytes);
+    }
+
+    /// Frames that were not told yet, until one begins with this or the
+    /// connection is closed.
+    pub fn until(&mut self, wanted: &str, limit: Duration) -> Vec<String> {
+        let deadline = std::time::Instant::now() + limit;
+        let mut chunk = [0; 16384];
+        loop {
+            let mut all = frames(&self.input);
+            let new: Vec<String> = all.split_off(self.seen.min(all.len()));
+            if let Some(at) = new.iter().position(|line| line.starts_with(wanted)) {
+                self.seen += at + 1;
+                return new[..=at].to_vec();
+            }
+            let left = deadline.saturating_duration_since(std::time::Instant::now());
+            let _ = self.stream.set_read_timeout(Some(left.max(Duration::from_millis(1))));
+            let end = match self.stream.read(&mut chunk) {
+                Ok(0) => "closed",
+                Ok(n) => {
+                    self.input.extend_from_slice(&chunk[..n]);
+                    continue;
+                }
+                Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => "closed",
+                Err(_) => "nothing",
+            };
+            self.seen += new.len();
+            return [new, vec![end.to_owned()]].concat();
+        }
+    }
+}
+
+/// Sends HTTP/2 HEADERS with these fields as they are, END_STREAM set, and says
+/// what frames come back: types, streams, error codes; and whether a PING is
+/// answered afterwards.
+pub fn raw(port: u16, fields: &[(&str, &str)]) -> Vec<String> {
+    let block = block(fields);
     let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     frame(&mut bytes, 4, 0, 0, &[]);
     let mut parts = block.chunks(16384);

@@ -383,6 +383,33 @@ fn replies() -> Vec<Case> {
             p.side.admin("POST", "/healthcheck/ok");
             p.infer("");
         }),
+        alone("H11", |p| {
+            let _upstream = p.serve(ok());
+            let model = p.id.clone();
+            let path = p.fill("/v2/models/{m}/x");
+            let fields = [
+                (":method", "GET"),
+                (":scheme", "http"),
+                (":path", path.as_str()),
+                (":authority", "h"),
+                ("seldon-model", model.as_str()),
+            ];
+            let limit = std::time::Duration::from_secs(10);
+            let mut client = http2::Raw::connect(p.side.ports.http);
+            client.request(1, &fields);
+            p.note("before", client.until("HEADERS", limit).join(", "));
+            p.side.admin("POST", "/healthcheck/fail");
+            client.request(3, &fields);
+            p.note("failed", client.until("HEADERS", limit).join(", "));
+            let told = std::time::Instant::now();
+            client.request(5, &fields);
+            p.note("served", client.until("HEADERS", limit).join(", "));
+            p.note("goodbye", client.until("GOAWAY", limit).join(", "));
+            let after = told.elapsed().as_secs_f64();
+            p.expect((4.0..6.5).contains(&after), format!("wait 5 s, but waited {after:.1} s"));
+            p.note("end", client.until("nothing", limit).join(", "));
+            p.side.admin("POST", "/healthcheck/ok");
+        }),
         case("C01/log", |p| {
             p.model(&[]);
             p.infer("x-request-id: {id}\r\n");
