@@ -415,6 +415,11 @@ impl<T: Default> PerShard<T> {
         more[shard.index.min(more.len() - 1)].make()
     }
 
+    /// The calling thread's part, if it was used.
+    pub fn get(&self, shard: Shard) -> Option<&T> {
+        self.first.get(shard.index.wrapping_sub(1))?.get()
+    }
+
     /// All parts that were used.
     pub fn used(&self) -> impl Iterator<Item = &T> {
         let more = self.more.get().into_iter().flatten();
@@ -432,6 +437,14 @@ impl ClusterStats {
     /// The calling thread's shard.
     pub fn shard(&self, shard: Shard) -> &ClusterShard {
         self.shards.of(shard)
+    }
+
+    /// Reads the calling thread's shard, so that it is in the cache when the
+    /// request's end needs it.
+    pub fn touch(&self, shard: Shard) {
+        if let Some(shard) = self.shards.get(shard) {
+            std::hint::black_box(shard.upstream_rq_total.value());
+        }
     }
 
     /// All shards that were used; none if the cluster saw no traffic.
