@@ -218,7 +218,7 @@ def all_cells():
                     streams=streams)
     for count in (1, 1000, 10_000, 100_000):
         who = ("Radiant", "HAProxy") if count > 10_000 else ("Radiant", "Envoy", "HAProxy")
-        add(f"models-{count}", "models", f"{count:,} models", models, who, models=count)
+        add(f"models-{count}", "models", f"{count:,} model{'s' * (count > 1)}", models, who, models=count)
     add("updates-1000", "updates", "1,000 models", updates, ("Radiant", "Envoy"), models=1000)
     add("updates-10000", "updates", "10,000 models", updates, ("Radiant",), models=10_000)
     add("flips-10000", "updates", "10,000 models, weights only", updates, ("Radiant", "Envoy"),

@@ -65,6 +65,10 @@ class Results:
         return [r["values"][key] for (c, p, _), r in sorted(self.records.items())
                 if (c, p) == (cell, proxy) and not r["errors"] and r["values"].get(key) is not None]
 
+    def measured(self, cell, proxy):
+        """True if there was a round, valid or not."""
+        return any((c, p) == (cell, proxy) for c, p, _ in self.records)
+
     def median(self, cell, proxy, key):
         found = self.values(cell, proxy, key)
         return statistics.median(found) if found else None
@@ -118,7 +122,8 @@ def write(raw, directory, name):
               f"{results.rounds()} rounds, in brackets the smallest and the largest; proxies were measured in "
               "turn within each round. One worker on core 0, load and upstream on core 1, if not "
               "said otherwise; with two workers everybody shares both cores. CPU is user and system "
-              "time of the proxy's process and threads. A round in which anything failed is not "
+              "time of the proxy's process and threads. While latency is measured, a "
+              "loop of the idle scheduling class on each core keeps it from sleeping. A round in which anything failed is not "
               "counted and is listed at the end.", ""]
     lines += ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in machine.items()), ""]
     lines += ["## Targets", "", *targets.lines(results), ""]

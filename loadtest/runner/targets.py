@@ -4,6 +4,7 @@ not measured. Ratios within one run."""
 from .cells import all_cells
 from .proxies import NAMES
 
+NONE_VALID = "no valid round"
 OTHERS = [name for name in NAMES if name != "Radiant"]
 
 
@@ -28,7 +29,10 @@ def cpu(results):
     for cell in _cells("cpu"):
         mine = results.median(cell.name, "Radiant", "cpu_us")
         best = _others(results, cell.name, "cpu_us", ("HAProxy", "NGINX"))
-        if mine is None or not best:
+        if not best:
+            continue
+        if mine is None:
+            yield f"{cell.title}: not above the best of HAProxy and NGINX", NONE_VALID, False
             continue
         name = min(best, key=best.get)
         yield (f"{cell.title}: not above the best of HAProxy and NGINX",
@@ -45,11 +49,15 @@ def latency(results):
         for key in ("added_p95", "added_p99"):
             mine = results.median(cell.name, "Radiant", key)
             best = _others(results, cell.name, key, OTHERS)
-            if mine is None or not best:
+            if not best:
+                continue
+            what = (f"{cell.title}: {key.replace('_p', ' P')} not above the best of the others, and "
+                    "under 0.5 ms")
+            if mine is None:
+                yield what, NONE_VALID, False
                 continue
             name = min(best, key=best.get)
-            yield (f"{cell.title}: {key.replace('_p', ' P')} not above the best of the others, and "
-                   "under 0.5 ms", f"{mine:.2f} ms, {name} {best[name]:.2f}",
+            yield (what, f"{mine:.2f} ms, {name} {best[name]:.2f}",
                    mine <= best[name] and mine < 0.5)
 
 
@@ -60,6 +68,8 @@ def models(results):
         count = cell.settings["models"]
         now = {key: results.median(cell.name, "Radiant", key) for key in ("cpu_us", "p99", "idle_mib")}
         if now["cpu_us"] is None:
+            if results.measured(cell.name, "Radiant"):
+                yield f"{cell.title}: CPU and memory", NONE_VALID, False
             continue
         if count > 1 and few["cpu_us"]:
             ratio = now["cpu_us"] / few["cpu_us"]
@@ -87,6 +97,8 @@ def updates(results):
         if after is not None:
             yield (f"{title}: a change in force within 20 ms of its arrival", f"{after:.1f} ms",
                    after <= 20)
+        elif results.measured(name, "Radiant"):
+            yield f"{title}: a change in force within 20 ms of its arrival", NONE_VALID, False
         quiet = results.median(name, "Radiant", "quiet_p99")
         churn = results.median(name, "Radiant", "churn_p99")
         if quiet and churn:
@@ -107,6 +119,7 @@ def quota(results):
     for cell in _cells("quota"):
         mine = results.median(cell.name, "Radiant", "added_p99")
         envoy = results.median(cell.name, "Envoy", "added_p99")
-        if mine is not None and envoy is not None:
-            yield (f"half a CPU, {cell.title}: added P99 below Envoy's",
-                   f"{mine:.2f} against {envoy:.2f} ms", mine < envoy)
+        if envoy is not None:
+            measured = NONE_VALID if mine is None else f"{mine:.2f} against {envoy:.2f} ms"
+            yield (f"half a CPU, {cell.title}: added P99 below Envoy's", measured,
+                   mine is not None and mine < envoy)
