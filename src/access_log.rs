@@ -7,6 +7,7 @@
 //! counted, never requests.
 
 mod filter;
+mod native;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -34,6 +35,7 @@ pub const MAX_PENDING_BYTES: usize = 1024 * 1024;
 #[derive(Debug)]
 pub struct AccessLogs {
     shared: Arc<Shared>,
+    native: Option<AccessLogSink>,
     writer: Option<JoinHandle<()>>,
 }
 
@@ -82,13 +84,28 @@ impl AccessLogs {
             let thread = std::thread::Builder::new().name("access-log".to_owned());
             thread.spawn(move || Writer { shared, open: Vec::new() }.run(flush_every))?
         };
-        Ok(Self { shared, writer: Some(writer) })
+        Ok(Self { shared, native: None, writer: Some(writer) })
+    }
+
+    /// Logs every request of every listener in Radiant's own format, too.
+    ///
+    /// # Errors
+    /// The file cannot be opened; the error names it.
+    pub fn with_native(mut self, sink: AccessLogSink) -> io::Result<Self> {
+        open(&sink)?;
+        self.native = Some(sink);
+        Ok(self)
     }
 
     /// A worker's end. Each worker has its own.
     #[must_use]
     pub fn worker(&self) -> WorkerLog {
-        WorkerLog { shared: Arc::clone(&self.shared), buffers: Vec::new(), line: Vec::new() }
+        WorkerLog {
+            shared: Arc::clone(&self.shared),
+            native: self.native.clone(),
+            buffers: Vec::new(),
+            line: Vec::new(),
+        }
     }
 
     /// Creates the files of these logs, as Envoy does when it loads a listener.
@@ -157,13 +174,26 @@ impl Drop for AccessLogs {
 #[derive(Debug)]
 pub struct WorkerLog {
     shared: Arc<Shared>,
+    native: Option<AccessLogSink>,
     buffers: Vec<(AccessLogSink, Arc<Mutex<Vec<u8>>>)>,
     line: Vec<u8>,
 }
 
 impl WorkerLog {
-    /// Writes a line to each log whose filter lets the request pass.
+    /// True if there is anything to write of a request.
+    #[must_use]
+    pub fn wants(&self, logs: &[AccessLog]) -> bool {
+        self.native.is_some() || !logs.is_empty()
+    }
+
+    /// Writes a line to each log whose filter lets the request pass, and to
+    /// Radiant's own.
     pub fn log(&mut self, logs: &[AccessLog], context: &LogContext<'_>) {
+        if let Some(sink) = self.native.clone() {
+            self.line.clear();
+            native::render(context, &mut self.line);
+            self.append(&sink);
+        }
         for log in logs {
             if log.filter.as_ref().is_none_or(|filter| filter.passes(context)) {
                 self.line.clear();

@@ -79,9 +79,11 @@ impl Attempt<'_> {
         let _load = Count::new(&host.active);
         let purpose = Purpose { slot: self.slot, cluster: self.cluster, host };
         let stats = self.slot.stats.shard(self.worker.shard);
+        // As it is now: while a connection is made, more of the body comes.
+        let kind = self.request_body(ends.body);
         match self.cluster.protocol {
-            UpstreamProtocol::Http1 => self.http1(&purpose, stats, ends, on_head).await,
-            UpstreamProtocol::Http2 => self.http2(&purpose, stats, ends, on_head).await,
+            UpstreamProtocol::Http1 => self.http1(&purpose, stats, ends, kind, on_head).await,
+            UpstreamProtocol::Http2 => self.http2(&purpose, stats, ends, kind, on_head).await,
         }
     }
 
@@ -90,6 +92,7 @@ impl Attempt<'_> {
         purpose: &Purpose<'_>,
         stats: &ClusterShard,
         ends: &mut Ends<'_, D>,
+        kind: Body,
         on_head: impl FnOnce(&mut D, &RequestBody, &mut ResponseHead, Body) -> Head,
     ) -> Ended {
         let permit = match self.connection_permit(stats, ends).await {
@@ -101,7 +104,7 @@ impl Attempt<'_> {
             Err(ended) => return ended,
         };
         let _active = Running::new(stats);
-        let ended = self.exchange(&mut *up, ends, on_head).await;
+        let ended = self.exchange(&mut *up, ends, kind, on_head).await;
         match ended {
             Ended::Complete(_) | Ended::Retry if up.is_reusable() => {
                 self.worker.pools.give_back(purpose, up);
@@ -118,6 +121,7 @@ impl Attempt<'_> {
         purpose: &Purpose<'_>,
         stats: &ClusterShard,
         ends: &mut Ends<'_, D>,
+        kind: Body,
         on_head: impl FnOnce(&mut D, &RequestBody, &mut ResponseHead, Body) -> Head,
     ) -> Ended {
         let usage = &self.slot.usage;
@@ -132,7 +136,7 @@ impl Attempt<'_> {
             Err(ended) => return ended,
         };
         let _active = Running::new(stats);
-        self.exchange(&mut up, ends, on_head).await
+        self.exchange(&mut up, ends, kind, on_head).await
     }
 
     /// The right to hold an HTTP/1 connection of this cluster; waits in the
@@ -171,9 +175,9 @@ impl Attempt<'_> {
         &self,
         up: &mut U,
         ends: &mut Ends<'_, D>,
+        kind: Body,
         on_head: impl FnOnce(&mut D, &RequestBody, &mut ResponseHead, Body) -> Head,
     ) -> Ended {
-        let kind = self.request_body(ends.body);
         if let Err(e) = up.send_head(self.head, kind) {
             return e.into();
         }
@@ -214,18 +218,26 @@ impl Attempt<'_> {
 pub(crate) type Head = Result<Verdict, DownstreamError>;
 
 /// Waits for something of the upstream's while the client is still there, at
-/// most for the stream idle timeout: nothing moves meanwhile.
+/// most for the stream idle timeout. Meanwhile the body is read as far as it has
+/// come (Envoy: the connection's buffer): whether the request is complete
+/// decides what becomes of its connection should the upstream not be reached.
 async fn present<D: Downstream, T>(
     ends: &mut Ends<'_, D>,
     wanted: impl Future<Output = Result<T, UpstreamError>>,
 ) -> Result<T, Ended> {
     let mut wanted = pin!(wanted);
     poll_fn(|cx| {
-        if let Poll::Ready(got) = wanted.as_mut().poll(cx) {
-            return Poll::Ready(got.map_err(Ended::from));
+        match wanted.as_mut().poll(cx) {
+            Poll::Ready(Ok(got)) => return Poll::Ready(Ok(got)),
+            Poll::Ready(Err(e)) => {
+                // The upstream's failure comes first, whatever the client does.
+                let _ = ends.body.poll_idle(ends.down, cx);
+                return Poll::Ready(Err(e.into()));
+            }
+            Poll::Pending => {}
         }
-        if ends.body.complete && ends.down.poll_gone(cx).is_ready() {
-            let failure = Failure::Downstream(DownstreamError::Gone);
+        if let Poll::Ready(e) = ends.body.poll_idle(ends.down, cx) {
+            let failure = Failure::Downstream(e);
             return Poll::Ready(Err(Ended::Failed { failure, started: false, sent: 0 }));
         }
         if ends.idle.poll_expired(cx).is_ready() {

@@ -260,8 +260,8 @@ impl RequestBody {
         }
     }
 
-    /// While a retry waits: goes on reading, within the replay limit, and
-    /// notices when the client leaves.
+    /// While a retry waits, or a connection: goes on reading, within the replay
+    /// limit, and notices when the client leaves.
     pub(crate) fn poll_idle<D: Downstream>(
         &mut self,
         down: &mut D,

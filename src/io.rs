@@ -90,6 +90,14 @@ impl Io {
         }
     }
 
+    /// What the TLS handshake agreed on.
+    pub(crate) fn tls(&self) -> Option<&rustls::CommonState> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Tls(io) => Some(io.get_ref().1),
+        }
+    }
+
     /// The TLS version as Envoy writes it, `TLSv1.3`.
     pub(crate) fn tls_version(&self) -> Option<&'static str> {
         let Self::Tls(io) = self else { return None };

@@ -357,7 +357,11 @@ async fn connect(purpose: &Purpose<'_>, stats: &ClusterShard) -> Result<Io, Upst
         stream.set_nodelay(true)?;
         match &purpose.cluster.tls {
             None => Ok(Io::Tcp(stream)),
-            Some(tls) => tls.connect(stream, purpose.host.address).await,
+            Some(tls) => {
+                let shaken = tls.connect(stream, purpose.host.address).await;
+                stats.connections.make().tls.make().shaken(&shaken);
+                shaken
+            }
         }
     })
     .await;

@@ -8,6 +8,7 @@ use std::time::{Instant, SystemTime};
 use crate::downstream::Connection;
 use crate::flags::ResponseFlags;
 use crate::headers::{Headers, RequestHead, ResponseHead};
+use crate::local_reply::LocalReply;
 use crate::logic::format::LogContext;
 use crate::model::{Listener, Route, WeightedTarget};
 
@@ -42,6 +43,8 @@ pub(crate) struct LogEnds<'a> {
     pub(crate) request: &'a RequestHead,
     pub(crate) response: &'a ResponseHead,
     pub(crate) trailers: Option<&'a Headers>,
+    /// When the request was there in full.
+    pub(crate) completed: Option<Instant>,
 }
 
 impl Record {
@@ -62,6 +65,14 @@ impl Record {
             route: None,
             cluster: None,
         }
+    }
+
+    /// Notes the answer to bytes that are no request.
+    pub(crate) fn refused(&mut self, reply: &LocalReply) {
+        self.status = reply.status;
+        self.flags = reply.flags;
+        self.details = reply.details.clone();
+        self.replied = true;
     }
 
     /// Notes the route's choice.
@@ -98,7 +109,8 @@ impl Record {
 
     /// Writes the access log lines of a request that has ended.
     pub(crate) fn log(&self, connection: &Connection, listener: &Listener, ends: LogEnds<'_>) {
-        if listener.config.access_logs.is_empty() {
+        let mut logs = connection.worker.logs.borrow_mut();
+        if !logs.wants(&listener.config.access_logs) {
             return;
         }
         let elapsed = self.started.elapsed();
@@ -108,12 +120,19 @@ impl Record {
             flags: &flags,
             details: Some(&self.details),
             bytes_received: self.received,
+            response_tx_duration: self.first_byte.map(|at| (self.started + elapsed) - at),
             bytes_sent: self.sent,
             duration: Some(elapsed),
+            request_duration: ends.completed.map(|at| at - self.started),
             response_duration: self.first_byte.map(|at| at - self.started),
             trailers: ends.trailers,
-            ..self.context(connection, Some(ends.request), self.replied.then_some(ends.response))
+            // Bytes that are no request have no headers either.
+            ..self.context(
+                connection,
+                Some(ends.request).filter(|head| !head.method().is_empty()),
+                self.replied.then_some(ends.response),
+            )
         };
-        connection.worker.logs.borrow_mut().log(&listener.config.access_logs, &context);
+        logs.log(&listener.config.access_logs, &context);
     }
 }

@@ -85,7 +85,7 @@ pub(crate) async fn handle<D: Downstream>(
         stream.body.tap = Some(worker.take_tap());
     }
     stream.body.keep_trailers =
-        listener.config.tap.is_some() || !listener.config.access_logs.is_empty();
+        listener.config.tap.is_some() || worker.logs.borrow().wants(&listener.config.access_logs);
     let fate = stream.run().await;
     stream.account();
     worker.put_answer(answer);

@@ -172,7 +172,13 @@ impl Control {
                 StartError::Config(format!("--admin-address-path {}: {e}", path.display()))
             })?;
         }
-        let logs = Arc::new(AccessLogs::start(access_log::FLUSH_EVERY)?);
+        let mut logs = AccessLogs::start(access_log::FLUSH_EVERY)?;
+        if let Some(sink) = settings.json_access_log.clone() {
+            logs = logs
+                .with_native(sink)
+                .map_err(|e| StartError::Config(format!("--json-access-log: {e}")))?;
+        }
+        let logs = Arc::new(logs);
         let shared = WorkerShared {
             logs: Arc::clone(&logs),
             taps: Arc::new(Taps::start(crate::tap::MAX_DISK_BYTES)?),

@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use crate::tls::accounts::TlsStats;
+
 /// Which shard a thread writes. Shard 0 is the control thread's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shard {
@@ -220,32 +222,34 @@ macro_rules! shard {
         #[derive(Debug, Default)]
         #[allow(missing_docs)]
         pub struct $name {
-            $(pub $counter: Counter,)*
-            $(pub $gauge: Gauge,)*
-            $(pub $histogram: Histogram,)*
+            $(pub $counter: $crate::stats::Counter,)*
+            $(pub $gauge: $crate::stats::Gauge,)*
+            $(pub $histogram: $crate::stats::Histogram,)*
             $(pub $group: $kind,)*
         }
 
         impl $name {
             /// Its counters by name.
-            pub const COUNTERS: &'static [(&'static str, fn(&Self) -> &Counter)] =
+            pub const COUNTERS: &'static [(&'static str, fn(&Self) -> &$crate::stats::Counter)] =
                 &[$((stringify!($counter), |s| &s.$counter)),*];
             /// Its gauges by name.
-            pub const GAUGES: &'static [(&'static str, fn(&Self) -> &Gauge)] =
+            pub const GAUGES: &'static [(&'static str, fn(&Self) -> &$crate::stats::Gauge)] =
                 &[$((stringify!($gauge), |s| &s.$gauge)),*];
             /// Its histograms by name.
-            pub const HISTOGRAMS: &'static [(&'static str, fn(&Self) -> &Histogram)] =
+            pub const HISTOGRAMS: &'static [(&'static str, fn(&Self) -> &$crate::stats::Histogram)] =
                 &[$((stringify!($histogram), |s| &s.$histogram)),*];
 
             /// Calls `visit` with the name and value of every metric, groups aside.
-            pub fn each(&self, visit: &mut impl FnMut(&'static str, Metric<'_>)) {
-                $(visit(stringify!($counter), Metric::Counter(&self.$counter));)*
-                $(visit(stringify!($gauge), Metric::Gauge(&self.$gauge));)*
-                $(visit(stringify!($histogram), Metric::Histogram(&self.$histogram));)*
+            pub fn each(&self, visit: &mut impl FnMut(&'static str, $crate::stats::Metric<'_>)) {
+                $(visit(stringify!($counter), $crate::stats::Metric::Counter(&self.$counter));)*
+                $(visit(stringify!($gauge), $crate::stats::Metric::Gauge(&self.$gauge));)*
+                $(visit(stringify!($histogram), $crate::stats::Metric::Histogram(&self.$histogram));)*
             }
         }
     };
 }
+
+pub(crate) use shard;
 
 shard! {
     /// `cluster.<name>.*` of one worker.
@@ -283,7 +287,7 @@ shard! {
     counters {}
     gauges {}
     histograms { upstream_cx_connect_ms upstream_cx_length_ms }
-    groups {}
+    groups { tls: Lazy<TlsStats> }
 }
 
 shard! {
@@ -343,7 +347,7 @@ shard! {
         downstream_cx_ssl_active downstream_rq_active
     }
     histograms { downstream_rq_time downstream_cx_length_ms }
-    groups {}
+    groups { tls: Lazy<TlsStats> }
 }
 
 impl ListenerShard {

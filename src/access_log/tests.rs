@@ -198,7 +198,7 @@ fn a_sink_that_fails_costs_lines_and_says_so() {
 #[test]
 fn a_stuck_writer_costs_lines_not_memory() {
     // No writer at all: nothing empties the buffer.
-    let logs = AccessLogs { shared: Arc::default(), writer: None };
+    let logs = AccessLogs { shared: Arc::default(), native: None, writer: None };
     let format = format!("{}\n", "x".repeat(1023));
     let config = [log(std::path::Path::new("unused"), &format, None)];
     let mut worker = logs.worker();
@@ -207,4 +207,83 @@ fn a_stuck_writer_costs_lines_not_memory() {
     }
     assert_eq!(lock(&worker.buffers[0].1).len(), MAX_PENDING_BYTES);
     assert_eq!(logs.dropped(), 1500 - 1024);
+}
+
+#[test]
+fn the_native_line_names_model_route_arm_attempts_and_flags() {
+    let mut request = RequestHead::default();
+    request.set_method(b"POST");
+    request.set_path(b"/v2/models/x/infer?q=\"1\"");
+    request.set_authority(b"h.example");
+    request.headers.push(b"seldon-model", b"iris.experiment");
+    request.headers.push(b"user-agent", b"a \"b\" \\ \x01 \xff");
+    let mut response = ResponseHead::default();
+    response.headers.push(b"x-envoy-upstream-service-time", b"12");
+    let context = LogContext {
+        request: Some(&request),
+        response: Some(&response),
+        status: 503,
+        flags: "URX,UF",
+        details: Some("upstream_reset_before_response_started{connection_termination}"),
+        attempts: 6,
+        route_name: Some("iris.experiment_http"),
+        upstream_cluster: Some("iris_2_http"),
+        upstream_host: Some(([10, 0, 0, 1], 9000).into()),
+        duration: Some(Duration::from_millis(40)),
+        start: std::time::UNIX_EPOCH + Duration::from_millis(1_234),
+        ..LogContext::default()
+    };
+    let mut line = Vec::new();
+    native::render(&context, &mut line);
+    let text = String::from_utf8(line).unwrap();
+    assert!(text.ends_with("}\n") && text.matches('\n').count() == 1, "{text}");
+    assert!(text.starts_with(
+        "{\"time\":\"1970-01-01T00:00:01.234Z\",\"model\":\"iris.experiment\",\
+         \"route\":\"iris.experiment_http\",\"arm\":\"iris_2\",\"cluster\":\"iris_2_http\",\
+         \"attempts\":6,\"flags\":[\"URX\",\"UF\"],\"status\":503,\"grpc_status\":null,"
+    ), "{text}");
+    let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(value["path"], "/v2/models/x/infer?q=\"1\"");
+    assert_eq!(value["user_agent"], "a \"b\" \\ \u{1} \u{fffd}");
+    assert_eq!((&value["duration_ms"], &value["upstream_ms"]), (&40.into(), &12.into()));
+    assert_eq!(value["upstream"], "10.0.0.1:9000");
+
+    // What never was a request.
+    let mut line = Vec::new();
+    native::render(&LogContext::default(), &mut line);
+    let value: serde_json::Value = serde_json::from_slice(&line).unwrap();
+    assert_eq!((&value["model"], &value["method"], &value["flags"]), (
+        &serde_json::Value::Null,
+        &serde_json::Value::Null,
+        &serde_json::json!([]),
+    ));
+}
+
+#[test]
+fn native_lines_go_beside_the_others_and_into_a_new_file_after_reopening() {
+    let dir = tempfile::tempdir().unwrap();
+    let (own, other) = (dir.path().join("own.json"), dir.path().join("other.log"));
+    let logs = AccessLogs::start(FLUSH_EVERY).unwrap();
+    let logs = logs.with_native(AccessLogSink::File(own.display().to_string())).unwrap();
+    let mut worker = logs.worker();
+    assert!(worker.wants(&[]));
+    worker.log(&[log(&other, "%RESPONSE_CODE%\n", None)], &status(200));
+    logs.flush(Duration::from_secs(10));
+    let moved = dir.path().join("own.1");
+    fs::rename(&own, &moved).unwrap();
+    worker.log(&[], &status(201));
+    logs.flush(Duration::from_secs(10));
+    logs.reopen();
+    worker.log(&[], &status(202));
+    logs.flush(Duration::from_secs(10));
+    let statuses = |path: &std::path::Path| -> Vec<u64> {
+        let text = fs::read_to_string(path).unwrap();
+        let status = |line| serde_json::from_str::<serde_json::Value>(line).unwrap()["status"].as_u64();
+        text.lines().filter_map(status).collect()
+    };
+    assert_eq!(fs::read_to_string(&other).unwrap(), "200\n");
+    assert_eq!((statuses(&moved), statuses(&own)), (vec![200, 201], vec![202]));
+
+    let nowhere = AccessLogSink::File("/nowhere/at/all".to_owned());
+    assert!(AccessLogs::start(FLUSH_EVERY).unwrap().with_native(nowhere).is_err());
 }

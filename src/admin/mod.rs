@@ -7,6 +7,7 @@
 //! A request takes effect when its head has been read: a preStop hook that
 //! writes to `/dev/tcp` and leaves without reading is served like any other.
 
+mod certs;
 mod config_dump;
 mod details;
 pub mod logging;

@@ -41,8 +41,6 @@ pub struct AdminOps {
     pub quit: Box<dyn Fn() + Send + Sync>,
     /// Names of clusters that are known and not routable yet. Default: none.
     pub warming: Box<dyn Fn() -> Vec<String> + Send + Sync>,
-    /// `/certs` in Envoy's form (`{"certificates": [...]}`). Default: empty.
-    pub certs: Box<dyn Fn() -> Value + Send + Sync>,
     /// `command_line_options` of `/server_info`.
     pub command_line_options: Value,
     /// `version` of `/server_info`.
@@ -74,7 +72,6 @@ impl AdminOps {
             drain_listeners: Box::new(move |request| drain(&draining, request, drain_time)),
             quit: Box::new(move || quitting.begin_exit()),
             warming: Box::new(Vec::new),
-            certs: Box::new(|| json!({"certificates": []})),
             command_line_options: json!({
                 "concurrency": plane.stats.shards.saturating_sub(1),
                 "drain_time": format!("{}s", drain_time.as_secs()),

@@ -13,7 +13,7 @@ use super::ops::DrainRequest;
 use super::query::Query;
 use super::reply::{JSON, Reply, TEXT};
 use super::server::Request;
-use super::{AdminOps, config_dump, details, status};
+use super::{AdminOps, certs, config_dump, details, status};
 use crate::plane::{Plane, ServerState};
 use crate::stats::{ClusterShard, Counter, ListenerShard, ResponseGroup};
 
@@ -46,7 +46,7 @@ const PATHS: &[Path] = &[
         post: false,
         help: "print certs on machine",
         parameters: &[],
-        handler: |call| Reply::json(&(call.ops.certs)()),
+        handler: |call| Reply::json(&certs::all(call.plane)),
     },
     Path {
         path: "/clusters",

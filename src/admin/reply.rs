@@ -127,13 +127,21 @@ pub(super) fn pretty_at(depth: usize, value: &serde_json::Value) -> String {
     pretty(value).replace('\n', &format!("\n{:depth$}", ""))
 }
 
-/// JSON with one blank per level, without a final newline.
+/// JSON with one blank per level, without a final newline. Angle brackets, which
+/// only strings can hold, are escaped as protobuf does it.
 pub(super) fn pretty(value: &serde_json::Value) -> String {
     let mut out = Vec::new();
     let formatter = serde_json::ser::PrettyFormatter::with_indent(b" ");
     let mut serializer = serde_json::Serializer::with_formatter(&mut out, formatter);
     match serde::Serialize::serialize(value, &mut serializer) {
-        Ok(()) => String::from_utf8_lossy(&out).into_owned(),
+        Ok(()) => {
+            let text = String::from_utf8_lossy(&out);
+            if text.contains(['<', '>']) {
+                text.replace('<', "\\u003c").replace('>', "\\u003e")
+            } else {
+                text.into_owned()
+            }
+        }
         Err(e) => format!("{{\"error\": \"{e}\"}}"),
     }
 }

@@ -6,7 +6,7 @@ use super::environment::Environment;
 use super::flags::Flags;
 use super::native::NativeFile;
 use super::settings::{AdsSettings, ConfigError, Settings, Source, XdsVariant, load};
-use crate::model::ResourceSet;
+use crate::model::{AccessLogSink, ResourceSet};
 use crate::seldon::{Backend, Experiment, ExperimentKind};
 
 /// Describes what flags, environment and file mean together.
@@ -78,6 +78,11 @@ fn common(out: &mut String, settings: &Settings) {
     line(out, "rewrite", if settings.rewrite { "on" } else { "off" });
     if let Some(path) = &settings.saved_snapshot {
         line(out, "saved", &path.display().to_string());
+    }
+    match &settings.json_access_log {
+        Some(AccessLogSink::File(path)) => line(out, "JSON log", path),
+        Some(_) => line(out, "JSON log", "standard output"),
+        None => {}
     }
 }
 

@@ -13,6 +13,7 @@ use tracing::level_filters::LevelFilter;
 
 use super::settings::{LogFormat, LogSettings, Notice, Problem, Settings, Source};
 use super::spec::{Effect, FLAGS, FlagSpec};
+use crate::model::AccessLogSink;
 
 /// What the process is asked to do.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,6 +78,8 @@ pub struct Flags {
     pub removed_cluster_grace: Option<Duration>,
     /// `--saved-snapshot`.
     pub saved_snapshot: Option<PathBuf>,
+    /// `--json-access-log`.
+    pub json_access_log: Option<AccessLogSink>,
     /// `--rewrite`.
     pub rewrite: bool,
     /// Accepted, without effect.
@@ -98,6 +101,7 @@ impl Flags {
         settings.admin_address_path.clone_from(&self.admin_address_path);
         settings.rewrite |= self.rewrite;
         settings.saved_snapshot.clone_from(&self.saved_snapshot);
+        settings.json_access_log.clone_from(&self.json_access_log);
         settings.log = LogSettings {
             level: self.log_level.unwrap_or(settings.log.level),
             components: self.components.clone(),
@@ -286,6 +290,13 @@ impl Parsing {
                 flags.removed_cluster_grace = Some(duration(value).ok_or_else(|| wrong(DURATION))?);
             }
             "saved-snapshot" => flags.saved_snapshot = Some(path(name, value)?),
+            "json-access-log" => {
+                flags.json_access_log = Some(match value {
+                    "" => return Err(wrong("a path")),
+                    "-" => AccessLogSink::Stdout,
+                    path => AccessLogSink::File(path.to_owned()),
+                });
+            }
             "rewrite" => flags.rewrite = true,
             "port" => self.demo.port = Some(value.parse().map_err(|_| wrong("a port"))?),
             "models" => self.demo.models = Some(value.parse().map_err(|_| wrong("a number"))?),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::environment::Environment;
 use super::flags::Flags;
-use crate::model::Resources;
+use crate::model::{AccessLogSink, Resources};
 use crate::plane::Node;
 
 /// Everything that a process needs to know before it starts.
@@ -39,6 +39,8 @@ pub struct Settings {
     pub rewrite: bool,
     /// Where accepted resources are saved and loaded from, if at all.
     pub saved_snapshot: Option<PathBuf>,
+    /// Where every request is logged as JSON, if anywhere.
+    pub json_access_log: Option<AccessLogSink>,
     /// Logging.
     pub log: LogSettings,
     /// The bootstrap in proto3 JSON, for `/config_dump`; `Null` without one:
@@ -295,6 +297,7 @@ impl Default for Settings {
             removed_cluster_grace: Duration::from_secs(30),
             rewrite: false,
             saved_snapshot: None,
+            json_access_log: None,
             log: LogSettings::default(),
             bootstrap: serde_json::Value::Null,
             notices: Vec::new(),

@@ -157,6 +157,11 @@ pub const FLAGS: &[FlagSpec] = &[
         "Save the accepted resources here, and serve them, marked stale, when the scheduler is away at start. Default: off. Cures the outage of a proxy that restarts without its scheduler.",
     ),
     own(
+        "json-access-log",
+        "FILE",
+        "Log every request as a JSON object: time, model, route, arm, attempts, response flags and more (docs/operations.md). `-`: standard output. Beside the access logs that the scheduler configures. Default: off.",
+    ),
+    own(
         "rewrite",
         "",
         "Put the chosen arm's model name into the request: REST path with a scheduler, REST path and gRPC `model_name` with a native file. Default: off. Cures the agent's 404 on `/v2/models/<name>.experiment/infer`.",

@@ -6,8 +6,10 @@
 //! that it cannot be mistaken for an empty answer of a later candidate.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
-use std::time::Duration;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use hickory_resolver::config::{NameServerConfig, ResolverConfig, ResolverOpts};
 use hickory_resolver::lookup::Lookup as Found;
@@ -20,13 +22,53 @@ use hickory_resolver::{Hosts, ResolveError, TokioResolver};
 
 use super::{Answer, Lookup, Resolver};
 
+/// How often the system's files are looked at, at most: while names are looked
+/// up at all.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+const FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
+
 /// The resolver of the process: `/etc/hosts`, then the name servers and search
-/// list of `/etc/resolv.conf`, both read once. Without a readable
-/// `resolv.conf` the name server is 127.0.0.1, as in c-ares.
+/// list of `/etc/resolv.conf`, both read again when they change. Without a
+/// readable `resolv.conf` the name server is 127.0.0.1, as in c-ares.
 ///
 /// Must be called, and its lookups awaited, on a tokio runtime.
 #[must_use]
 pub fn system_resolver() -> Resolver {
+    renewed(FILES.map(PathBuf::from).to_vec(), LOOK_EVERY, from_system)
+}
+
+/// A resolver that is made anew when one of the files has changed.
+pub(super) fn renewed(
+    files: Vec<PathBuf>,
+    look_every: Duration,
+    make: impl Fn() -> Resolver + Send + Sync + 'static,
+) -> Resolver {
+    let state = Mutex::new((Instant::now(), stamps(&files), make()));
+    Box::new(move |name: &str| -> Lookup {
+        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (looked, seen, resolver) = &mut *state;
+        if looked.elapsed() >= look_every {
+            *looked = Instant::now();
+            let now = stamps(&files);
+            if *seen != now {
+                tracing::info!("resolver configuration has changed");
+                (*seen, *resolver) = (now, make());
+            }
+        }
+        resolver(name)
+    })
+}
+
+/// What changes when a file does: time, length, and which file it is.
+fn stamps(files: &[PathBuf]) -> Vec<Option<(SystemTime, u64, u64)>> {
+    let stamp = |path: &PathBuf| {
+        let about = std::fs::metadata(path).ok()?;
+        Some((about.modified().ok()?, about.len(), about.ino()))
+    };
+    files.iter().map(stamp).collect()
+}
+
+fn from_system() -> Resolver {
     let hosts = Hosts::from_system().unwrap_or_default();
     let (config, options) = match hickory_resolver::system_conf::read_system_conf() {
         Ok((config, options)) if !config.name_servers().is_empty() => (config, options),

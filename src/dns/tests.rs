@@ -312,3 +312,25 @@ async fn localhost_needs_no_name_server() {
     assert_eq!(resolver("localhost").await, ips(&["127.0.0.1"]));
     assert_eq!(system_resolver()("localhost").await, ips(&["127.0.0.1"]));
 }
+
+#[tokio::test]
+async fn a_resolver_is_made_anew_when_its_files_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("hosts");
+    let make = {
+        let file = file.clone();
+        move || -> Resolver {
+            let text = std::fs::read_to_string(&file).unwrap_or_default();
+            let answer = ips(&text.split_whitespace().collect::<Vec<_>>());
+            Box::new(move |_: &str| -> Lookup { Box::pin(std::future::ready(answer.clone())) })
+        }
+    };
+    let resolver = resolver::renewed(vec![file.clone()], Duration::ZERO, make);
+    assert_eq!(resolver("m").await, ips(&[]), "no file");
+    std::fs::write(&file, "10.0.0.1").unwrap();
+    assert_eq!(resolver("m").await, ips(&["10.0.0.1"]));
+    std::fs::write(&file, "10.0.0.1 10.0.0.22").unwrap();
+    assert_eq!(resolver("m").await, ips(&["10.0.0.1", "10.0.0.22"]));
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(resolver("m").await, ips(&[]));
+}

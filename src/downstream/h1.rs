@@ -20,6 +20,7 @@ use crate::http1::{BodyLength, HeadError, HeadLimits, Parsed};
 use crate::io::{Io, Reader, Writer};
 use crate::local_reply::{LocalReply, RequestForm};
 use crate::model::ListenerConfig;
+use crate::record::{LogEnds, Record};
 use crate::router::{self, Fate, Received};
 use crate::timer::IdleTimer;
 
@@ -192,8 +193,16 @@ impl Client {
         shard.downstream_rq_rx_reset.inc();
         let mut answer = ResponseHead::default();
         let form = RequestForm::default();
+        let mut record = Record::new(false);
+        record.refused(&reply);
         reply.begin(form, &mut answer);
         let body = reply.finish(form, &connection.worker.date(), &mut answer);
+        record.sent = body.len() as u64;
+        if let Some(listener) = connection.listener() {
+            let request = &RequestHead::default();
+            let ends = LogEnds { request, response: &answer, trailers: None, completed: None };
+            record.log(connection, &listener, ends);
+        }
         let kind = if body.is_empty() { Body::Empty } else { Body::Length(body.len() as u64) };
         if self.send_head(&mut answer, kind, true).is_err() {
             return Fate::Abort;

@@ -101,7 +101,7 @@ pub(crate) async fn serve(worker: &Rc<Worker>, name: &Arc<str>, stream: TcpStrea
         name: Arc::clone(name),
         opened: Instant::now(),
     };
-    let Ok(mut io) = handshake(&listener, stream).await else { return };
+    let Ok(mut io) = handshake(&listener, stream, connection.shard()).await else { return };
     connection.tls_version = io.tls_version();
     connection.server_name = io.server_name().map(Box::from);
     let idle = listener.config.idle_timeout;
@@ -114,19 +114,26 @@ pub(crate) async fn serve(worker: &Rc<Worker>, name: &Arc<str>, stream: TcpStrea
     }
 }
 
-async fn handshake(listener: &Listener, stream: TcpStream) -> std::io::Result<Io> {
-    match &listener.config.tls {
-        None => Ok(Io::Tcp(stream)),
-        Some(tls) => tls.accept(stream).await,
-    }
+async fn handshake(
+    listener: &Listener,
+    stream: TcpStream,
+    shard: &ListenerShard,
+) -> std::io::Result<Io> {
+    let Some(tls) = &listener.config.tls else { return Ok(Io::Tcp(stream)) };
+    let shaken = tls.accept(stream).await;
+    shard.tls.make().shaken(&shaken);
+    shaken
 }
 
 /// Decides by ALPN, else by the first bytes (Envoy: codec type AUTO). None if
-/// the client leaves, or is silent, before that.
+/// the client leaves, or is silent, before that, or if it agreed on HTTP/2 and
+/// then speaks something else, which Envoy ends without a word.
 async fn detect(io: &mut Io, reader: &mut Reader, idle: Duration) -> Option<Detected> {
-    if io.alpn().is_some_and(|protocol| protocol == b"h2") {
-        return Some(Detected::Http2);
-    }
+    let agreed = match io.alpn() {
+        Some(b"h2") => Some(Detected::Http2),
+        Some(_) => return Some(Detected::Http1),
+        None => None,
+    };
     let first = std::future::poll_fn(|cx| {
         loop {
             if !reader.buf.is_empty() {
@@ -142,5 +149,6 @@ async fn detect(io: &mut Io, reader: &mut Reader, idle: Duration) -> Option<Dete
             }
         }
     });
-    tokio::time::timeout(idle, first).await.ok().flatten()
+    let found = tokio::time::timeout(idle, first).await.ok().flatten()?;
+    agreed.is_none_or(|agreed| agreed == found).then_some(found)
 }

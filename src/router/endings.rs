@@ -218,6 +218,7 @@ impl<D: Downstream> Stream<'_, D> {
             request: self.head,
             response: self.answer,
             trailers: self.body.answer_trailers.as_ref(),
+            completed: self.body.completed,
         };
         self.record.log(self.connection, self.listener, ends);
     }

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use rustls::client::ResolvesClientCert;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{ClientHello, NoClientAuth, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{ClientHello, NoClientAuth, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ServerConfig, SignatureScheme, SupportedProtocolVersion};
 
+use super::accounts::InUse;
 use super::material::{Identity, Trust, provider};
 use super::spec::{DownstreamSpec, UpstreamSpec, Versions};
-use super::verify::{ChainOnly, Unchecked};
+use super::verify::{ChainOnly, ClientChain, Unchecked};
 use crate::model::UpstreamProtocol;
 
 /// A context's secrets.
@@ -19,6 +20,8 @@ use crate::model::UpstreamProtocol;
 pub(crate) struct Keys {
     pub(crate) certificates: Vec<Identity>,
     pub(crate) trust: Option<Trust>,
+    /// The same for people.
+    pub(crate) in_use: InUse,
 }
 
 /// Settings of a listener: client certificates are checked by CA only, and only
@@ -31,12 +34,9 @@ pub(crate) fn server(spec: &DownstreamSpec, keys: Keys) -> Result<ServerConfig, 
     let clients: Arc<dyn ClientCertVerifier> = match keys.trust {
         None => Arc::new(NoClientAuth),
         Some(trust) => {
-            let provider = Arc::clone(&provider);
-            let mut builder = WebPkiClientVerifier::builder_with_provider(trust.roots, provider);
-            if !spec.require_client_certificate {
-                builder = builder.allow_unauthenticated();
-            }
-            builder.build().map_err(|e| e.to_string())?
+            let required = spec.require_client_certificate;
+            let verifier = ClientChain::new(&trust, required, Arc::clone(&provider));
+            Arc::new(verifier.map_err(|e| e.to_string())?)
         }
     };
     let mut config = ServerConfig::builder_with_provider(provider)

@@ -9,6 +9,8 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+use super::accounts::Shown;
+use super::certificate::Details;
 use super::spec::{CertificateSpec, PemSource, SecretSpec, TrustSpec};
 
 /// Largest PEM file, in bytes: bundles of public CAs have some 200 KiB.
@@ -16,6 +18,12 @@ const MAX_FILE: u64 = 4 << 20;
 
 /// A certificate with its key, ready to sign.
 pub(crate) type Identity = Arc<CertifiedKey>;
+
+/// A certificate as `/certs` shows it; none if it is not understood.
+pub(crate) fn shown(der: &[u8], source: &PemSource, secret: &str) -> Option<Shown> {
+    let details = Details::of(der)?;
+    Some(Shown { path: source.to_string(), secret: secret.to_owned(), details })
+}
 
 /// CA certificates.
 #[derive(Clone, Debug)]

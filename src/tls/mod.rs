@@ -5,6 +5,8 @@
 //! connections that are open stay. A context whose secrets have not arrived has
 //! no settings, and its handshakes fail.
 
+pub mod accounts;
+pub(crate) mod certificate;
 pub(crate) mod config;
 pub(crate) mod material;
 pub mod spec;
@@ -16,20 +18,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::ServerName;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector};
 
 use crate::io::Io;
+use accounts::InUse;
 
 /// First byte of a TLS handshake record (RFC 8446, 5.1).
 const HANDSHAKE: u8 = 22;
+/// The alert protocol_version in a record of TLS 1.0.
+const WRONG_VERSION: [u8; 7] = [21, 3, 1, 0, 2, 2, 70];
 
 /// A listener's TLS context.
 pub struct DownstreamTls {
     settings: ArcSwapOption<Offers>,
+    in_use: ArcSwap<InUse>,
     settled: AtomicBool,
     handshake_timeout: Duration,
 }
@@ -49,6 +56,7 @@ pub struct UpstreamTls {
     /// later context may have the address of a former one. Never 0.
     pub(crate) id: u64,
     config: ArcSwapOption<ClientConfig>,
+    in_use: ArcSwap<InUse>,
     settled: AtomicBool,
     /// Sent as SNI; none: no SNI.
     server_name: Option<ServerName<'static>>,
@@ -101,15 +109,22 @@ impl UpstreamTls {
         Self {
             id: IDS.fetch_add(1, Ordering::Relaxed),
             config: ArcSwapOption::empty(),
+            in_use: ArcSwap::default(),
             settled: AtomicBool::new(false),
             server_name,
         }
     }
 
     /// New connections use these settings.
-    pub(crate) fn store(&self, config: ClientConfig) {
+    pub(crate) fn store(&self, config: ClientConfig, in_use: InUse) {
         self.config.store(Some(Arc::new(config)));
+        self.in_use.store(Arc::new(in_use));
         self.settled.store(true, Ordering::Release);
+    }
+
+    /// Its certificates.
+    pub(crate) fn in_use(&self) -> Arc<InUse> {
+        self.in_use.load_full()
     }
 
     /// Shakes hands over a connected stream. The caller bounds the time.
@@ -129,17 +144,27 @@ impl UpstreamTls {
 impl DownstreamTls {
     /// A context without settings. A handshake may take `handshake_timeout`.
     pub(crate) fn new(handshake_timeout: Duration) -> Self {
-        let settings = ArcSwapOption::empty();
-        Self { settings, settled: AtomicBool::new(false), handshake_timeout }
+        Self {
+            settings: ArcSwapOption::empty(),
+            in_use: ArcSwap::default(),
+            settled: AtomicBool::new(false),
+            handshake_timeout,
+        }
     }
 
     /// New handshakes use these settings.
-    pub(crate) fn store(&self, config: ServerConfig) {
+    pub(crate) fn store(&self, config: ServerConfig, in_use: InUse) {
         let mut plain = config.clone();
         plain.alpn_protocols.clear();
         let offers = Offers { alpn: Arc::new(config), plain: Arc::new(plain) };
         self.settings.store(Some(Arc::new(offers)));
+        self.in_use.store(Arc::new(in_use));
         self.settled.store(true, Ordering::Release);
+    }
+
+    /// Its certificates.
+    pub(crate) fn in_use(&self) -> Arc<InUse> {
+        self.in_use.load_full()
     }
 
     /// Shakes hands over an accepted stream.
@@ -150,9 +175,9 @@ impl DownstreamTls {
         tokio::time::timeout(self.handshake_timeout, self.handshake(stream)).await?
     }
 
-    async fn handshake(&self, stream: TcpStream) -> io::Result<Io> {
+    async fn handshake(&self, mut stream: TcpStream) -> io::Result<Io> {
         let offers = self.settings.load_full().ok_or_else(not_ready)?;
-        refuse_plain_text(&stream).await?;
+        refuse_plain_text(&mut stream).await?;
         let acceptor = rustls::server::Acceptor::default();
         let start = LazyConfigAcceptor::new(acceptor, stream).await?;
         let known = &offers.alpn.alpn_protocols;
@@ -165,16 +190,21 @@ impl DownstreamTls {
     }
 }
 
-/// Plain text on a TLS port gets no answer, not even an alert (as Envoy treats
-/// HTTP).
-async fn refuse_plain_text(stream: &TcpStream) -> io::Result<()> {
-    let mut first = [0];
-    if stream.peek(&mut first).await? == 1 && first[0] == HANDSHAKE {
+/// Plain HTTP/1 on a TLS port gets no answer, anything else an alert, as soon as
+/// it could have been a record's header (as BoringSSL treats them).
+async fn refuse_plain_text(stream: &mut TcpStream) -> io::Result<()> {
+    let mut header = [0; 5];
+    if stream.peek(&mut header[..1]).await? == 1 && header[0] == HANDSHAKE {
         return Ok(());
     }
+    stream.read_exact(&mut header).await?;
     // What was read makes the close a FIN; what was not, a reset.
     let mut unread = [0; 4096];
     while stream.try_read(&mut unread).is_ok_and(|n| n > 0) {}
+    let http = [&b"GET "[..], b"POST ", b"HEAD ", b"PUT ", b"CONNE"];
+    if !http.iter().any(|method| header.starts_with(method)) {
+        stream.write_all(&WRONG_VERSION).await?;
+    }
     Err(io::Error::new(io::ErrorKind::InvalidData, "not TLS"))
 }
 

@@ -14,6 +14,7 @@ mod corpus;
 mod discovery;
 mod http2;
 mod lab;
+mod nameserver;
 mod oracle;
 mod probe;
 mod random;

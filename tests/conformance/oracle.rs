@@ -1,7 +1,7 @@
 //! One side of the comparison: a proxy process (Envoy or Radiant), the
 //! scheduler that programs it, and the ways to look into it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
@@ -26,7 +26,9 @@ use radiant::demo::scheduler::cache::{CLUSTER, LISTENER, ROUTE};
 use radiant::demo::scheduler::{Push, Resource, Scheduler, SchedulerHandle, SchedulerOptions};
 use radiant::seldon::{self, ListenerOptions, MIRROR_TABLE, ROUTE_TABLE, route_table};
 
+use crate::certificates::{Authority, Leaf};
 use crate::client::Client;
+use crate::terminator::{Asks, Terminator};
 
 pub const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// The longest that a proxy may take to apply an update.
@@ -66,6 +68,8 @@ pub struct Side {
     pub ports: DemoPorts,
     pub dir: PathBuf,
     scheduler: Scheduler,
+    /// In front of the scheduler, if it is asked by TLS.
+    pub terminator: Option<Terminator>,
     world: Mutex<World>,
     child: Child,
 }
@@ -73,10 +77,10 @@ pub struct Side {
 /// What is different in a side that a case starts for itself.
 #[derive(Default)]
 pub struct Launch {
-    /// Changes the bootstrap.
-    pub bootstrap: Option<Box<dyn Fn(String) -> String>>,
-    /// Further arguments of both proxies.
-    pub arguments: Vec<String>,
+    /// A command that runs the proxy, which is appended to it.
+    pub wrap: Vec<String>,
+    /// The scheduler by TLS: the CA, its certificate and the proxy's.
+    pub scheduler_tls: Option<(Authority, Leaf, Leaf)>,
 }
 
 /// What the tables hold, by owner (a case).
@@ -102,7 +106,7 @@ impl Side {
             fs::remove_dir_all(&dir)?;
         }
         fs::create_dir_all(&dir)?;
-        let ports = DemoPorts::choose(LOOPBACK, Some(0))?;
+        let ports = free_ports()?;
         let options = listener_options(&ports, &dir);
         let scheduler = Scheduler::start(&SchedulerOptions {
             addr: SocketAddr::new(LOOPBACK, ports.scheduler),
@@ -111,10 +115,15 @@ impl Side {
             ..SchedulerOptions::default()
         })?;
         scheduler.handle().push(Push::Upsert(LISTENER, listeners(&options, &dir)));
-        let text = bootstrap(&ports);
-        let text = launch.bootstrap.as_ref().map_or(text.clone(), |edit| edit(text));
-        let child = spawn(kind, &dir, &text, &launch.arguments)?;
-        Ok(Self { kind, ports, dir, scheduler, world: Mutex::default(), child })
+        let terminator = launch.scheduler_tls.as_ref().map(|(ca, leaf, _)| {
+            let to = SocketAddr::new(LOOPBACK, ports.scheduler);
+            Terminator::start_asking(Asks::Certificate, leaf, ca, to)
+        });
+        let behind = terminator.as_ref().map(|terminator| terminator.addr.port());
+        let seen = DemoPorts { scheduler: behind.unwrap_or(ports.scheduler), ..ports };
+        let text = secured(bootstrap(&seen), &dir, launch)?;
+        let child = spawn(kind, &dir, &text, &launch.wrap, &[])?;
+        Ok(Self { terminator, kind, ports, dir, scheduler, world: Mutex::default(), child })
     }
 
     /// The listener `seldon_http` as pushed.
@@ -131,19 +140,6 @@ impl Side {
     /// The process.
     pub fn pid(&self) -> u32 {
         self.child.id()
-    }
-
-    /// Waits for the end of the process; the status, none if it goes on.
-    pub fn wait_end(&mut self, limit: Duration) -> Option<std::process::ExitStatus> {
-        let deadline = Instant::now() + limit;
-        loop {
-            match self.child.try_wait() {
-                Ok(None) if Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                ended => return ended.ok().flatten(),
-            }
-        }
     }
 
     pub fn scheduler(&self) -> &SchedulerHandle {
@@ -286,6 +282,23 @@ impl Drop for Side {
     }
 }
 
+/// Ports that no other side of this run has been given: Envoy would share them.
+fn free_ports() -> io::Result<DemoPorts> {
+    loop {
+        let ports = DemoPorts::choose(LOOPBACK, Some(0))?;
+        let DemoPorts { http, mirrors, scheduler, utility, control, admin } = ports;
+        if [http, mirrors, scheduler, utility, control, admin].into_iter().all(claim) {
+            return Ok(ports);
+        }
+    }
+}
+
+/// False if the port was given away before.
+pub fn claim(port: u16) -> bool {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    GIVEN.lock().unwrap().insert(port)
+}
+
 /// A route that tells the table's number.
 fn marker(number: u64) -> Vec<Route> {
     let body = DataSource {
@@ -394,18 +407,49 @@ fn place(bootstrap: &str, ports: &DemoPorts) -> String {
         .replace("0.0.0.0, port_value: 9003", &format!("127.0.0.1, port_value: {}", ports.utility))
 }
 
+/// The bootstrap with the scheduler behind TLS, if the launch says so.
+fn secured(text: String, dir: &Path, launch: &Launch) -> io::Result<String> {
+    let Some((ca, _, own)) = &launch.scheduler_tls else { return Ok(text) };
+    for (name, pem) in [("ca.pem", &ca.pem), ("own.pem", &own.chain), ("own.key", &own.key)] {
+        fs::write(dir.join(name), pem)?;
+    }
+    let context = SCHEDULER_TLS.replace("DIR", &dir.display().to_string());
+    Ok(text.replacen("type: LOGICAL_DNS\n", &format!("type: LOGICAL_DNS\n{context}"), 1))
+}
+
+/// The context that Seldon's bootstrap has with `ENVOY_SECURITY_PROTOCOL=SSL`.
+const SCHEDULER_TLS: &str = "    transport_socket:
+      name: envoy.transport_sockets.tls
+      typed_config:
+        \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+        common_tls_context:
+          tls_certificates:
+          - certificate_chain: { filename: DIR/own.pem }
+            private_key: { filename: DIR/own.key }
+          validation_context: { trusted_ca: { filename: DIR/ca.pem } }
+";
+
 /// Starts a proxy in `dir` with this bootstrap and these flags on top of the
-/// usual ones. The calling thread must outlive it.
+/// usual ones, run by the command `wrap` if there is one. The calling thread
+/// must outlive it.
 pub fn spawn(
     kind: Kind,
     dir: &Path,
     bootstrap: &str,
-    flags: &[impl AsRef<std::ffi::OsStr>],
+    wrap: &[String],
+    flags: &[&str],
 ) -> io::Result<Child> {
     let config = dir.join("bootstrap.yaml");
     fs::write(&config, bootstrap)?;
     let log = File::create(dir.join("proxy.log"))?;
-    let mut command = Command::new(kind.program());
+    let mut command = match wrap.split_first() {
+        None => Command::new(kind.program()),
+        Some((program, arguments)) => {
+            let mut command = Command::new(program);
+            command.args(arguments).arg(kind.program());
+            command
+        }
+    };
     command.arg("-c").arg(&config).args(["--concurrency", "1", "-l", "warning"]).args(flags);
     match kind {
         Kind::Envoy => command.args(["--use-dynamic-base-id", "--file-flush-interval-msec", "50"]),

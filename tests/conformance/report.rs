@@ -19,7 +19,7 @@ const DEVIATIONS: &str = include_str!("deviations.yaml");
 /// Common lines that are shown around a difference.
 const CONTEXT: usize = 1;
 /// A difference is shown with at most this many lines.
-const SHOWN: usize = 60;
+const SHOWN: usize = 160;
 
 /// What came of a case.
 pub struct Outcome {

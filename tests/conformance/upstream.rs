@@ -1,7 +1,7 @@
 //! Model servers that record every byte of a request and answer by script.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -95,6 +95,7 @@ pub type Script = Arc<dyn Fn(&Received, usize) -> Vec<Act> + Send + Sync>;
 
 /// A running model server. Dropped, it accepts no more.
 pub struct Upstream {
+    ip: IpAddr,
     pub port: u16,
     shared: Arc<Shared>,
 }
@@ -108,7 +109,11 @@ struct Shared {
 
 impl Upstream {
     pub fn start(script: Script) -> Self {
-        let listener = TcpListener::bind((LOOPBACK, 0)).expect("a free port");
+        Self::start_at(LOOPBACK, 0, script)
+    }
+
+    pub fn start_at(ip: IpAddr, port: u16, script: Script) -> Self {
+        let listener = TcpListener::bind((ip, port)).expect("a free port");
         let port = listener.local_addr().expect("bound").port();
         let shared = Arc::new(Shared {
             script,
@@ -120,7 +125,7 @@ impl Upstream {
             let shared = Arc::clone(&shared);
             move || accept(&listener, &shared)
         });
-        Self { port, shared }
+        Self { ip, port, shared }
     }
 
     /// Requests so far, in order of arrival.
@@ -143,7 +148,7 @@ impl Upstream {
 impl Drop for Upstream {
     fn drop(&mut self) {
         self.shared.stopped.store(true, Ordering::SeqCst);
-        let _ = TcpStream::connect((LOOPBACK, self.port));
+        let _ = TcpStream::connect((self.ip, self.port));
     }
 }
 

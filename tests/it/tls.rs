@@ -167,6 +167,7 @@ fn plain_http_on_the_tls_port_gets_no_answer() {
     assert!(client.at_end());
     let mut http2 = world.client();
     http2.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    assert_eq!(http2.take(7).unwrap(), [21, 3, 1, 0, 2, 2, 70], "alert protocol_version");
     assert!(http2.at_end());
 }
 

@@ -1,12 +1,15 @@
 //! Statistics of clusters: `cluster.<name>.*`.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::fixed::EXPIRATION;
 use super::{Buckets, Kind, Value};
 use crate::model::{Cluster, ClusterSlot};
 use crate::plane::Plane;
 use crate::stats::{ClusterShard, ConnectionTimes, Counter, Gauge, Histogram, ResponseGroup};
+use crate::tls::accounts::{Agreed, TlsStats};
 
 /// Counters and gauges that dashboards divide and sum: an idle cluster prints
 /// them as zeros, and its `membership_*`. What else it would print (Envoy
@@ -57,6 +60,11 @@ enum Read {
     Code(Group),
     /// `upstream_rq_time`
     Time(Group),
+    /// `ssl.*`, if there was a handshake.
+    Tls(fn(&TlsStats) -> &Counter),
+    Agreed(Agreed),
+    /// `ssl.certificate.<secret>.*`
+    Expiration,
 }
 
 /// A cluster while its statistics are read.
@@ -104,6 +112,10 @@ impl View {
         Value::Histogram(Box::new(Buckets::of(times.map(cell))))
     }
 
+    fn tls(&self) -> impl Iterator<Item = &TlsStats> {
+        self.slot.stats.shards().filter_map(|s| s.connections.get()?.tls.get())
+    }
+
     fn hosts(&self) -> u64 {
         self.cluster.endpoints.hosts().len() as u64
     }
@@ -132,6 +144,13 @@ impl Family {
         for (name, cell) in ConnectionTimes::HISTOGRAMS {
             add((*name).to_owned(), Kind::Histogram, Read::Histogram(*cell));
         }
+        for (name, cell) in TlsStats::COUNTERS {
+            add(format!("ssl.{name}"), Kind::Counter, Read::Tls(*cell));
+        }
+        for which in Agreed::ALL {
+            add(which.group().to_owned(), Kind::Counter, Read::Agreed(which));
+        }
+        add(format!("ssl.certificate.{EXPIRATION}"), Kind::Gauge, Read::Expiration);
         for (prefix, group) in GROUPS {
             let key = |name: &str| format!("{prefix}{name}");
             add(key("upstream_rq"), Kind::Counter, Read::Code(group));
@@ -173,6 +192,14 @@ impl Family {
                     plain(Value::Number(n));
                 }
             }
+            Read::Tls(cell) => {
+                if view.tls().next().is_some() {
+                    let sum = view.tls().map(|s| cell(s).value()).fold(0, u64::wrapping_add);
+                    plain(Value::Number(sum));
+                }
+            }
+            Read::Agreed(which) => read_agreed(view, which, visit),
+            Read::Expiration => read_expirations(view, visit),
             Read::Class(group) => self.read_classes(view, group, visit),
             Read::Code(group) => self.read_codes(view, group, visit),
         }
@@ -192,7 +219,7 @@ impl Family {
     }
 
     fn read_codes(&self, view: &View, group: Group, visit: &mut dyn FnMut(Sample<'_>)) {
-        let mut codes = std::collections::BTreeMap::<u16, u64>::new();
+        let mut codes = BTreeMap::<u16, u64>::new();
         for answers in view.groups(group) {
             answers.upstream_rq.each(&mut |code, n| *codes.entry(code).or_default() += n);
         }
@@ -203,6 +230,27 @@ impl Family {
             let label = Some(("envoy_response_code", code));
             visit(Sample { name: &name, label, value: Value::Number(n) });
         }
+    }
+}
+
+fn read_agreed(view: &View, which: Agreed, visit: &mut dyn FnMut(Sample<'_>)) {
+    let mut counts = BTreeMap::<&str, u64>::new();
+    view.tls().for_each(|s| s.agreed(which, &mut |name, n| *counts.entry(name).or_default() += n));
+    for (agreed, n) in counts {
+        let name = format!("{}.{agreed}", which.group());
+        let label = Some((which.label(true), agreed));
+        visit(Sample { name: &name, label, value: Value::Number(n) });
+    }
+}
+
+fn read_expirations(view: &View, visit: &mut dyn FnMut(Sample<'_>)) {
+    let Some(tls) = view.cluster.tls.as_ref().filter(|_| view.tls().next().is_some()) else {
+        return;
+    };
+    for (secret, at) in tls.in_use().expirations() {
+        let name = format!("ssl.certificate.{secret}.{EXPIRATION}");
+        let label = Some(("envoy_tls_certificate", secret));
+        visit(Sample { name: &name, label, value: Value::Number(at) });
     }
 }
 

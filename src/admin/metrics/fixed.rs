@@ -1,5 +1,6 @@
 //! Statistics that are not of clusters: listeners, control plane, server.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::{Buckets, Kind, Value};
@@ -8,6 +9,10 @@ use crate::model::ListenerKind;
 use crate::plane::{Plane, ServerState};
 use crate::seldon_stats::escape_label;
 use crate::stats::{Counter, ListenerShard, ListenerStats, SubscriptionStats};
+use crate::tls::accounts::{Agreed, TlsStats};
+
+/// Last part of the names of certificates' gauges.
+pub(super) const EXPIRATION: &str = "expiration_unix_time_seconds";
 
 /// One statistic.
 #[derive(Debug)]
@@ -42,6 +47,7 @@ pub(in crate::admin) fn all(plane: &Plane) -> Vec<Stat> {
     let mut all = Collector::default();
     for listener in plane.stats.listeners() {
         listener_stats(&mut all, &listener);
+        tls_stats(&mut all, plane, &listener);
     }
     for (prefix, table) in route_subscriptions(plane) {
         let labels = labels(&[
@@ -104,6 +110,25 @@ impl Collector {
             labels: scope.labels.clone(),
             kind,
             value,
+        });
+    }
+
+    /// A statistic of which a part of the name (name and key as given) is a
+    /// label.
+    fn add_labelled(
+        &mut self,
+        scope: &Scope,
+        (name, key): (&str, &str),
+        kind: Kind,
+        label: (&str, &str),
+        value: u64,
+    ) {
+        self.stats.push(Stat {
+            name: format!("{}{name}", scope.name),
+            key: format!("{}{key}", scope.key),
+            labels: format!("{},{}", labels(&[label]), scope.labels),
+            kind,
+            value: Value::Number(value),
         });
     }
 
@@ -176,6 +201,38 @@ fn listener_stats(all: &mut Collector, listener: &ListenerStats) {
             all.add(&socket, field, Kind::Histogram, value.clone());
         }
         all.add(&http, field, Kind::Histogram, value);
+    }
+}
+
+/// `listener.<address>.ssl.*` of a listener that has shaken hands.
+fn tls_stats(all: &mut Collector, plane: &Plane, listener: &ListenerStats) {
+    let shards = || listener.shards().iter().filter_map(|shard| shard.tls.get());
+    if shards().next().is_none() {
+        return;
+    }
+    let (socket, _) = listener_scopes(listener);
+    for (field, cell) in TlsStats::COUNTERS {
+        let value = shards().map(|s| cell(s).value()).fold(0, u64::wrapping_add);
+        all.add(&socket, &format!("ssl.{field}"), Kind::Counter, Value::Number(value));
+    }
+    for which in Agreed::ALL {
+        let mut counts = BTreeMap::<&str, u64>::new();
+        shards().for_each(|s| s.agreed(which, &mut |name, n| *counts.entry(name).or_default() += n));
+        for (value, n) in counts {
+            let name = format!("{}.{value}", which.group());
+            let label = (which.label(false), value);
+            all.add_labelled(&socket, (&name, which.group()), Kind::Counter, label, n);
+        }
+    }
+    let snapshot = plane.snapshot.load();
+    let current = snapshot.listeners.iter().find(|l| l.config.stat_prefix == listener.prefix);
+    if let Some(tls) = current.and_then(|listener| listener.config.tls.as_ref()) {
+        for (secret, at) in tls.in_use().expirations() {
+            let name = format!("ssl.certificate.{secret}.{EXPIRATION}");
+            let key = format!("ssl.certificate.{EXPIRATION}");
+            let label = ("envoy_tls_certificate", secret);
+            all.add_labelled(&socket, (&name, &key), Kind::Gauge, label, at);
+        }
     }
 }
 

@@ -75,7 +75,8 @@ impl Spec for UpstreamSpec {
     }
 
     fn equip(&self, context: &UpstreamTls, keys: Keys) -> Result<(), String> {
-        context.store(config::client(self, keys)?);
+        let in_use = keys.in_use.clone();
+        context.store(config::client(self, keys)?, in_use);
         Ok(())
     }
 }
@@ -92,7 +93,8 @@ impl Spec for DownstreamSpec {
     }
 
     fn equip(&self, context: &DownstreamTls, keys: Keys) -> Result<(), String> {
-        context.store(config::server(self, keys)?);
+        let in_use = keys.in_use.clone();
+        context.store(config::server(self, keys)?, in_use);
         Ok(())
     }
 }
@@ -242,28 +244,43 @@ fn renew<S: Spec>(
 fn keys(common: &CommonSpec, held: &HashMap<String, Held>) -> Result<Option<Keys>, String> {
     let mut keys = Keys::default();
     for certificate in &common.certificates {
-        keys.certificates.push(match certificate {
-            CertificateRef::Given(spec) => material::identity(spec).map_err(|e| e.to_string())?,
-            CertificateRef::Secret(name) => match held.get(name).map(|held| &held.material) {
-                Some(Material::Identity(identity)) => Arc::clone(identity),
-                Some(Material::Trust(_)) => {
-                    return Err(format!("secret '{name}' has no certificate"));
-                }
+        let (spec, identity, secret) = match certificate {
+            CertificateRef::Given(spec) => {
+                (spec, material::identity(spec).map_err(|e| e.to_string())?, "")
+            }
+            CertificateRef::Secret(name) => match held.get(name) {
+                Some(Held {
+                    spec: SecretSpec::Certificate(spec),
+                    material: Material::Identity(identity),
+                }) => (spec, Arc::clone(identity), &**name),
+                Some(_) => return Err(format!("secret '{name}' has no certificate")),
                 None => return Ok(None),
             },
-        });
+        };
+        let leaf = identity.cert.first();
+        let shown = leaf.and_then(|leaf| material::shown(leaf, &spec.chain, secret));
+        keys.in_use.chain.extend(shown);
+        keys.certificates.push(identity);
     }
+    let (mut spec, mut secret) = (&common.trust.given, "");
     if let Some(name) = &common.trust.secret {
-        match held.get(name).map(|held| &held.material) {
-            Some(Material::Trust(trust)) => keys.trust.clone_from(trust),
-            Some(Material::Identity(_)) => {
-                return Err(format!("secret '{name}' has no validation context"));
+        match held.get(name) {
+            Some(Held { spec: SecretSpec::Trust(own), material: Material::Trust(trust) }) => {
+                keys.trust.clone_from(trust);
+                if trust.is_some() {
+                    (spec, secret) = (own, name);
+                }
             }
+            Some(_) => return Err(format!("secret '{name}' has no validation context")),
             None => return Ok(None),
         }
     }
     if keys.trust.is_none() {
         keys.trust = material::trust(&common.trust.given).map_err(|e| e.to_string())?;
+    }
+    if let (Some(trust), Some(source)) = (&keys.trust, &spec.ca) {
+        let first = trust.certificates.first();
+        keys.in_use.ca = first.and_then(|ca| material::shown(ca, source, secret));
     }
     Ok(Some(keys))
 }

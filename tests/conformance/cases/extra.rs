@@ -15,7 +15,7 @@ use radiant::demo::scheduler::{Push, Resource};
 use radiant::seldon::model_clusters;
 
 use crate::certificates;
-use crate::oracle::{LOOPBACK, edit_manager};
+use crate::oracle::{LOOPBACK, Launch, Side, claim, edit_manager};
 use crate::probe::{Probe, version};
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -36,7 +36,8 @@ pub fn eventually(limit: Duration, mut holds: impl FnMut() -> bool) -> bool {
 
 /// A port that was free a moment ago.
 pub fn free_port() -> u16 {
-    TcpListener::bind((LOOPBACK, 0)).and_then(|l| l.local_addr()).expect("a port").port()
+    let free = || TcpListener::bind((LOOPBACK, 0)).and_then(|l| l.local_addr()).expect("a port");
+    std::iter::repeat_with(|| free().port()).find(|port| claim(*port)).expect("endless")
 }
 
 pub fn is_open(port: u16) -> bool {
@@ -65,6 +66,22 @@ fn address(port: u16) -> envoy_types::pb::envoy::config::core::v3::Address {
             ..Default::default()
         })),
     }
+}
+
+/// Gives a listener another port.
+pub fn move_listener(listener: &mut Listener, port: u16) {
+    listener.address = Some(address(port));
+}
+
+/// Runs a case on a side of its own. Nothing of it is compared but what `run`
+/// notes.
+pub fn fresh(p: &mut Probe<'_>, launch: &Launch, run: impl Fn(&mut Probe<'_>)) {
+    let side = Side::start_with(p.side.kind, &p.side.room(&p.id), launch);
+    let side = side.expect("a proxy of its own");
+    side.wait_live().expect("a proxy that serves");
+    let mut own = Probe::new(&side, &p.id);
+    run(&mut own);
+    p.transcript = own.transcript;
 }
 
 pub fn push_listener(p: &Probe<'_>, listener: &Listener) {

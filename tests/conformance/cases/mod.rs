@@ -2,10 +2,13 @@
 
 mod clusters;
 mod discovery;
+mod dns;
+mod drain;
 mod extra;
 mod http1;
 mod http2;
 mod listeners;
+mod logs;
 mod operations;
 mod pending;
 mod routing;
@@ -44,9 +47,12 @@ pub fn all() -> Vec<Case> {
         timeouts::cases(),
         clusters::cases(),
         discovery::cases(),
+        dns::cases(),
+        drain::cases(),
         http1::cases(),
         http2::cases(),
         listeners::cases(),
+        logs::cases(),
         operations::cases(),
         routing::cases(),
         stats::cases(),

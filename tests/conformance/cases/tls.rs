@@ -19,7 +19,7 @@ use radiant::demo::scheduler::cache::SECRET;
 use rustls::version::{TLS12, TLS13};
 
 use super::extra::{
-    eventually, is_open, listener, open_listener, push_listener, push_secrets, refused_secrets,
+    eventually, fresh, is_open, listener, open_listener, push_listener, push_secrets, refused_secrets,
     remove_listener, secure, secure_model,
 };
 use super::{Case, case};
@@ -27,7 +27,7 @@ use crate::certificates::{
     self, Authority, Leaf, client, client_of, downstream_context, identity, identity_from, trust,
     upstream_context,
 };
-use crate::oracle::LOOPBACK;
+use crate::oracle::{LOOPBACK, Launch};
 use crate::probe::Probe;
 use crate::terminator::{Asks, Terminator};
 use crate::tls::{meets, shake};
@@ -43,6 +43,8 @@ pub fn cases() -> Vec<Case> {
     cases.extend(client_certificates());
     cases.extend(secrets());
     cases.extend(upstreams());
+    cases.extend(accounts());
+    cases.push(scheduler());
     cases
 }
 
@@ -91,6 +93,72 @@ fn secured(id: &str, run: impl Fn(&mut Probe<'_>, &Secure) + Send + Sync + 'stat
         run(p, &secure);
         remove_listener(p);
     })
+}
+
+/// Statistics of handshakes, and `/certs`.
+fn accounts() -> Vec<Case> {
+    vec![
+        secured("S04/listener-ssl", |p, secure| {
+            for version in [&TLS12, &TLS13] {
+                let good = client_of(&[version], &["http/1.1"], Some(&secure.ca.issue("x")));
+                let bad = Authority::new("other").issue("x");
+                let bad = client_of(&[version], &["http/1.1"], Some(&bad));
+                for config in [client_of(&[version], &["http/1.1"], None), good, bad] {
+                    meets(secure.port, &config, HTTP1);
+                }
+            }
+            plain(secure.port, HTTP1);
+            note_ssl(p, &format!("listener.127.0.0.1_{}.", secure.port));
+        }),
+        case("S04/cluster-ssl", |p| {
+            let behind = Behind::start(p, Asks::Maybe, |ca| ca.issue("model"), None, |_| {});
+            behind.ask(p, 200);
+            note_ssl(p, &format!("cluster.{}_1_http.", p.id));
+        }),
+        case("S17/certs", |p| {
+            let secure = Secure::open(p);
+            let odd = secure.ca.issue_odd("odd");
+            push_secrets(p, &[identity(&Secure::server(p), &odd)]);
+            shows(p, secure.port, &odd);
+            let (head, body) = p.side.admin("GET", "/certs");
+            p.note("head", head.lines().next().unwrap_or_default());
+            let quoted = |pem: &str| format!("\"{}\"", certificates::serial(pem));
+            let body = body.replace(&quoted(&odd.chain), "LEAF");
+            let body = body.replace(&quoted(&secure.ca.pem), "CA");
+            // Other cases have theirs.
+            let each = body.split("\n  {\n").filter(|each| each.contains("LEAF"));
+            for line in each.flat_map(str::lines).filter(|line| line.starts_with("   ")) {
+                p.note("certs", line);
+            }
+            remove_listener(p);
+        }),
+    ]
+}
+
+/// What the TLS library does not tell: signature algorithms, and whether a
+/// client asked for OCSP. Ciphers are agreed on by another taste.
+const UNKNOWN: [&str; 4] = ["sigalgs", "ocsp_staple", "ciphers", "ssl_socket_factory"];
+
+/// Counters and gauges of handshakes under a prefix.
+fn note_ssl(p: &mut Probe<'_>, prefix: &str) {
+    let all = p.stats(prefix);
+    for (name, value) in all {
+        if let Some(name) = name.strip_prefix(prefix).filter(|name| name.starts_with("ssl.")) {
+            if !UNKNOWN.iter().any(|unknown| name.contains(unknown)) {
+                p.note("stat", format!("{name}: {value}"));
+            }
+        }
+    }
+    let (_, text) = p.side.admin("GET", "/stats/prometheus");
+    let label = prefix.trim_end_matches('.').split_once('.').unwrap().1;
+    let label = format!("\"{label}\"");
+    let known = |line: &str| {
+        let ssl = line.contains("r_ssl_") && line.contains(&label);
+        ssl && !UNKNOWN.iter().any(|unknown| line.contains(unknown))
+    };
+    for line in text.lines().filter(|line| known(line)) {
+        p.note("prometheus", line);
+    }
 }
 
 fn handshakes() -> Vec<Case> {
@@ -200,6 +268,17 @@ fn client_certificates() -> Vec<Case> {
         }),
         secured("H18/self-signed", move |p, secure| {
             both(p, secure, "of nobody", Some(&Leaf::self_signed("me")));
+        }),
+        case("H18/own-ca", move |p| {
+            // A client that is its own CA, and is trusted as such.
+            let secure = Secure::open(p);
+            let own = Leaf::self_signed("me");
+            push_secrets(p, &[trust(&Secure::client(p), &own.chain)]);
+            let config = client(&["http/1.1"], Some(&own));
+            let accepted = || meets(secure.port, &config, HTTP1).contains("HTTP/1.1 ");
+            p.expect(eventually(LIMIT, accepted), "accept it");
+            both(p, &secure, "its own CA", Some(&own));
+            remove_listener(p);
         }),
         secured("H18/expired", move |p, secure| {
             both(p, secure, "out of date", Some(&secure.ca.issue_expired("old")));
@@ -520,6 +599,26 @@ fn upstreams() -> Vec<Case> {
             behind.ask(p, 200);
         }),
     ]
+}
+
+/// The scheduler by mTLS, as with `ENVOY_SECURITY_PROTOCOL=SSL`.
+fn scheduler() -> Case {
+    case("X01/tls", |p| {
+        let ca = Authority::new("ca");
+        let (leaf, own) = (ca.issue("some-scheduler"), ca.issue("proxy"));
+        let shown = own.der();
+        let launch = Launch { scheduler_tls: Some((ca, leaf, own)), ..Launch::default() };
+        fresh(p, &launch, |p| {
+            let _upstream = p.serve(ok());
+            let reply = p.infer("");
+            p.expect(reply.status() == 200, "serve");
+            let terminator = p.side.terminator.as_ref().expect("asked for");
+            let handshake = terminator.handshakes().remove(0);
+            p.note("sni", format!("{:?}", handshake.sni));
+            p.note("ALPN", format!("{:?}", handshake.alpn));
+            p.note("own certificate", handshake.certificate == Some(shown.clone()));
+        });
+    })
 }
 
 /// A port that answers the first bytes with plain HTTP.

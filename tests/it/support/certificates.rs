@@ -48,6 +48,21 @@ impl Authority {
         self.sign(&params)
     }
 
+    /// A certificate with names of all kinds and a short serial number, that
+    /// expires today.
+    pub(crate) fn issue_odd(&self, name: &str) -> Leaf {
+        use rcgen::SanType;
+        let mut params = certificate(name, false);
+        let names = &mut params.subject_alt_names;
+        names.push(SanType::IpAddress([10, 1, 2, 3].into()));
+        names.push(SanType::IpAddress("2001:db8::7".parse().unwrap()));
+        names.push(SanType::URI("spiffe://mesh.example/<odd>".try_into().unwrap()));
+        params.serial_number = Some(vec![0x0a, 0xbc, 0, 1].into());
+        params.not_after = std::time::SystemTime::now().into();
+        params.not_after += std::time::Duration::from_secs(3600);
+        self.sign(&params)
+    }
+
     fn sign(&self, params: &CertificateParams) -> Leaf {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
@@ -70,6 +85,16 @@ impl Leaf {
     pub(crate) fn private_key(&self) -> PrivateKeyDer<'static> {
         PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap()
     }
+}
+
+/// A certificate's serial number as a log shows it, in hex; PEM.
+pub(crate) fn serial(pem: &str) -> String {
+    // SEQUENCE, SEQUENCE, [0] version, INTEGER.
+    let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+    let at = der.windows(5).position(|w| w == [0xa0, 3, 2, 1, 2]).unwrap() + 5;
+    let length = usize::from(der[at + 1]);
+    let bytes = der[at + 2..at + 2 + length].iter().skip_while(|b| **b == 0);
+    bytes.map(|b| format!("{b:02x}")).collect()
 }
 
 fn certificate(name: &str, is_ca: bool) -> CertificateParams {

@@ -4,11 +4,13 @@
 //! Nothing here sleeps for an effect: whoever waits, waits for a condition, and
 //! at most [`DEADLINE`].
 
+#[allow(dead_code)] // the conformance suite has it too
 mod certificates;
 mod client;
 mod h2;
 mod load;
 mod ports;
+#[allow(dead_code)] // the conformance suite has it too
 mod terminator;
 pub(crate) mod tls;
 mod upstream;

@@ -1,0 +1,195 @@
+//! F25: the formats that people put into access logs, text and JSON.
+
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog, access_log::ConfigType};
+use envoy_types::pb::envoy::config::core::v3::{
+    DataSource, SubstitutionFormatString, data_source::Specifier,
+    substitution_format_string::Format,
+};
+use envoy_types::pb::envoy::config::route::v3::route;
+use envoy_types::pb::envoy::extensions::access_loggers::file::v3::{
+    FileAccessLog, file_access_log::AccessLogFormat,
+};
+use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
+use envoy_types::util::pack_any;
+use radiant::seldon::Mesh;
+
+use super::extra::{eventually, listener, open_listener, remove_listener};
+use super::{Case, case};
+use crate::client::Client;
+use crate::oracle::edit_manager;
+use crate::probe::{Probe, model};
+use crate::upstream::ok;
+
+/// Operators whose values are the same in every run, by a name each.
+const STEADY: &[(&str, &str)] = &[
+    ("method", "%REQ(:METHOD)%"),
+    ("alternative", "%REQ(X-MISSING?:PATH)%"),
+    ("cut", "%REQ(USER-AGENT):5%"),
+    ("agent", "%REQ(USER-AGENT)%"),
+    ("missing", "%REQ(X-MISSING)%"),
+    ("scheme", "%REQ(:SCHEME)%"),
+    ("protocol", "%PROTOCOL%"),
+    ("code", "%RESPONSE_CODE%"),
+    ("details", "%RESPONSE_CODE_DETAILS%"),
+    ("flags", "%RESPONSE_FLAGS%"),
+    ("long flags", "%RESPONSE_FLAGS_LONG%"),
+    ("received", "%BYTES_RECEIVED%"),
+    ("sent", "%BYTES_SENT%"),
+    ("route", "%ROUTE_NAME%"),
+    ("cluster", "%UPSTREAM_CLUSTER%"),
+    ("host", "%UPSTREAM_HOST%"),
+    ("attempts", "%UPSTREAM_REQUEST_ATTEMPT_COUNT%"),
+    ("failure", "%UPSTREAM_TRANSPORT_FAILURE_REASON%"),
+    ("grpc", "%GRPC_STATUS%"),
+    ("grpc number", "%GRPC_STATUS(NUMBER)%"),
+    ("grpc snake", "%GRPC_STATUS(SNAKE_STRING)%"),
+    ("status", "%RESP(:STATUS)%"),
+    ("server", "%RESP(SERVER)%"),
+    ("trailer", "%TRAILER(X-T)%"),
+    ("local port", "%DOWNSTREAM_LOCAL_PORT%"),
+    ("local", "%DOWNSTREAM_LOCAL_ADDRESS%"),
+    ("client", "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"),
+    ("virtual cluster", "%VIRTUAL_CLUSTER_NAME%"),
+    ("server name", "%REQUESTED_SERVER_NAME%"),
+    ("tls", "%DOWNSTREAM_TLS_VERSION%"),
+    ("trace", "%TRACE_ID%"),
+    ("percent", "100%%"),
+    ("mixed", "%REQ(:METHOD)%-%RESPONSE_CODE%"),
+    ("constant", "a \"b\" \\ c"),
+];
+
+/// Operators whose values are times: only their kind is compared.
+const TIMES: &[(&str, &str)] = &[
+    ("start", "%START_TIME%"),
+    ("year", "%START_TIME(%Y)%"),
+    ("duration", "%DURATION%"),
+    ("request duration", "%REQUEST_DURATION%"),
+    ("response duration", "%RESPONSE_DURATION%"),
+    ("tx duration", "%RESPONSE_TX_DURATION%"),
+];
+
+#[allow(deprecated)] // people have the old fields, too
+pub fn cases() -> Vec<Case> {
+    vec![
+        logged("F25/text", || log_format(Format::TextFormatSource(inline(&text(STEADY))))),
+        logged("F25/text-format", || log_format(Format::TextFormat(text(STEADY)))),
+        logged("F25/times", || log_format(Format::TextFormatSource(inline(&text(TIMES))))),
+        logged("F25/json", || log_format(Format::JsonFormat(object(STEADY)))),
+        logged("F25/json-times", || log_format(Format::JsonFormat(object(TIMES)))),
+        logged("F25/json-old", || AccessLogFormat::JsonFormat(object(STEADY))),
+        logged("F25/text-old", || AccessLogFormat::Format(text(STEADY))),
+        logged("F25/json-kinds", || {
+            let mut all = object(&[("b", "%PROTOCOL%"), ("a", "%RESPONSE_CODE%")]);
+            let of = |kind| Value { kind: Some(kind) };
+            all.fields.insert("number".into(), of(Kind::NumberValue(1.5)));
+            all.fields.insert("whole".into(), of(Kind::NumberValue(3.0)));
+            all.fields.insert("bool".into(), of(Kind::BoolValue(true)));
+            let inner = object(&[("z", "%REQ(:PATH)%"), ("c", "%BYTES_SENT%")]);
+            all.fields.insert("nested".into(), of(Kind::StructValue(inner)));
+            log_format(Format::JsonFormat(all))
+        }),
+        case("F25/default", |p| run(p, None)),
+    ]
+}
+
+fn text(all: &[(&str, &str)]) -> String {
+    let each = all.iter().map(|(name, format)| format!("{name}={format}"));
+    format!("{}\n", each.collect::<Vec<_>>().join("|"))
+}
+
+fn inline(text: &str) -> DataSource {
+    DataSource {
+        specifier: Some(Specifier::InlineString(text.to_owned())),
+        watched_directory: None,
+    }
+}
+
+fn log_format(format: Format) -> AccessLogFormat {
+    let format = Some(format);
+    AccessLogFormat::LogFormat(SubstitutionFormatString { format, ..Default::default() })
+}
+
+fn object(all: &[(&str, &str)]) -> Struct {
+    let text = |format: &str| Value { kind: Some(Kind::StringValue(format.to_owned())) };
+    Struct { fields: all.iter().map(|(n, f)| ((*n).to_owned(), text(f))).collect() }
+}
+
+fn logged(id: &str, format: impl Fn() -> AccessLogFormat + Send + Sync + 'static) -> Case {
+    case(id, move |p| run(p, Some(format())))
+}
+
+/// A listener with one log of this format, and requests of all sorts.
+fn run(p: &mut Probe<'_>, format: Option<AccessLogFormat>) {
+    let path = p.side.dir.join(format!("{}.log", p.id));
+    let file = FileAccessLog { path: path.display().to_string(), access_log_format: format };
+    let log = AccessLog {
+        name: "file".to_owned(),
+        filter: None,
+        config_type: Some(ConfigType::TypedConfig(pack_any(file))),
+    };
+    let (mut listener, port) = listener(p);
+    edit_manager(&mut listener, |manager| manager.access_log = vec![log]);
+    open_listener(p, &listener, port);
+    let refused = p.side.refused("type.googleapis.com/envoy.config.listener");
+    p.note("refused", format!("{:?}", refused.iter().filter(|r| r.contains(&p.id)).count()));
+    let upstream = p.upstream(ok());
+    let mut models = vec![model(&p.id, &[upstream.port])];
+    models.push(model(&format!("{}-gone", p.id), &[1]));
+    p.mesh_with(&Mesh { models, ..Mesh::default() }, |route| {
+        if let Some(route::Action::Route(action)) = &mut route.action {
+            action.retry_policy = None;
+        }
+    });
+    let requests = [
+        "POST /v2/models/{m}/infer?q=\"1\" HTTP/1.1\r\nhost: h\r\nuser-agent: a \"b\" \\ c\r\ncontent-length: 2\r\n\r\n{}",
+        "GET /v2/models/{m}-gone/infer HTTP/1.1\r\nhost: h\r\n\r\n",
+        "GET /v2/models/{m}-gone/infer HTTP/1.1\r\nhost: h\r\ncontent-type: application/grpc\r\n\r\n",
+        "GET /nowhere HTTP/1.1\r\nhost: h\r\nuser-agent: \u{e4}\u{f6}\r\n\r\n",
+        "GARBAGE\r\n\r\n",
+        "GET /a HTTP/1.0\r\nhost: h\r\n\r\n",
+        "GET /a HTTP/1.1\r\nhost: h\r\nuser-agent: \x01\r\n\r\n",
+        "POST /a HTTP/1.1\r\nhost: h\r\ntransfer-encoding: gzip\r\n\r\n",
+        "GET /a HTTP/1.1\r\n\r\n",
+        "GET /a#b HTTP/1.1\r\nhost: h\r\n\r\n",
+        "GET /v2/models/{m}/infer HTTP/1.1\r\nhost: h\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n",
+    ];
+    for request in requests {
+        let mut client = Client::connect(port);
+        client.send(p.fill(request));
+        p.note("answer", client.reply(false).unwrap_or_default().line);
+    }
+    let mut lines = Vec::new();
+    let written = eventually(Duration::from_secs(5), || {
+        p.side.admin("POST", "/reopen_logs");
+        let text = std::fs::read(&path).unwrap_or_default();
+        lines = String::from_utf8_lossy(&text).lines().map(str::to_owned).collect();
+        lines.len() >= requests.len()
+    });
+    p.expect(written, "write a line for each");
+    let times = path.to_string_lossy().contains("times") || path.to_string_lossy().contains("default");
+    for line in lines {
+        // A field a line, so that a difference is small.
+        for field in line.split(['|', ',']) {
+            let field = &field.replace(&format!("port={port}"), "port=*");
+            let field = &field.replace(&format!("port\":{port}"), "port\":*");
+            let field = if times { without_digits(field) } else { field.to_owned() };
+            p.note("log", field);
+        }
+    }
+    remove_listener(p);
+}
+
+/// Runs of digits as one `#`.
+fn without_digits(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        match c {
+            '0'..='9' if out.ends_with('#') => {}
+            '0'..='9' => out.push('#'),
+            c => out.push(c),
+        }
+    }
+    out
+}
