@@ -59,6 +59,8 @@ impl ListenerManager {
             if !data || self.is_open(config) || self.plane.drain().listeners {
                 continue;
             }
+            // Its statistics are there, as zeros, before its first connection.
+            self.plane.stats.listener(&config.stat_prefix, config.address);
             match self.bind(config.address) {
                 Ok(sockets) => self.open(config.name.as_str().into(), config.address, sockets),
                 Err(e) => {

@@ -84,7 +84,7 @@ impl Lab {
 
     pub fn start_with(&mut self, kind: Kind, bootstrap: &str) {
         // What is removed has drained after a second.
-        let child = oracle::spawn(kind, &self.dir, bootstrap, &["--drain-time-s", "1"]);
+        let child = oracle::spawn(kind, &self.dir, bootstrap, &[], &["--drain-time-s", "1"]);
         self.child = Some(child.expect("the proxy starts"));
     }
 

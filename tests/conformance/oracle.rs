@@ -116,15 +116,14 @@ impl Side {
             ..SchedulerOptions::default()
         })?;
         scheduler.handle().push(Push::Upsert(LISTENER, listeners(&options, &dir)));
-        let mut text = bootstrap(&ports);
         let terminator = launch.scheduler_tls.as_ref().map(|(ca, leaf, _)| {
             let to = SocketAddr::new(LOOPBACK, ports.scheduler);
             Terminator::start_asking(Asks::Certificate, leaf, ca, to)
         });
-        if let (Some(terminator), Some((ca, _, own))) = (&terminator, &launch.scheduler_tls) {
-            text = by_tls(&text, &ports, &dir, terminator.addr.port(), (ca, own))?;
-        }
-        let child = spawn_by(&launch.wrap, kind, &dir, &text, &[""; 0])?;
+        let behind = terminator.as_ref().map(|terminator| terminator.addr.port());
+        let seen = DemoPorts { scheduler: behind.unwrap_or(ports.scheduler), ..ports };
+        let text = secured(bootstrap(&seen), &dir, launch)?;
+        let child = spawn(kind, &dir, &text, &launch.wrap, &[])?;
         Ok(Self { terminator, kind, ports, dir, scheduler, world: Mutex::default(), child })
     }
 
@@ -401,34 +400,22 @@ pub fn full_bootstrap(ports: &DemoPorts) -> String {
 
 fn place(bootstrap: &str, ports: &DemoPorts) -> String {
     bootstrap
-        .replace("seldon-scheduler, port_value: 9002", &scheduler_at(ports.scheduler))
+        .replace(
+            "seldon-scheduler, port_value: 9002",
+            &format!("127.0.0.1, port_value: {}", ports.scheduler),
+        )
         .replace("port_value: 9901", &format!("port_value: {}", ports.admin))
         .replace("0.0.0.0, port_value: 9003", &format!("127.0.0.1, port_value: {}", ports.utility))
 }
 
-fn scheduler_at(port: u16) -> String {
-    format!("127.0.0.1, port_value: {port}")
-}
-
-/// The bootstrap with the scheduler asked by TLS, at `port`: with the CA that
-/// signed its certificate, and a certificate of the proxy's own.
-fn by_tls(
-    bootstrap: &str,
-    ports: &DemoPorts,
-    dir: &Path,
-    port: u16,
-    (ca, own): (&Authority, &Leaf),
-) -> io::Result<String> {
-    let files = [("ca.pem", &ca.pem), ("own.pem", &own.chain), ("own.key", &own.key)];
-    for (name, pem) in files {
+/// The bootstrap with the scheduler behind TLS, if the launch says so.
+fn secured(text: String, dir: &Path, launch: &Launch) -> io::Result<String> {
+    let Some((ca, _, own)) = &launch.scheduler_tls else { return Ok(text) };
+    for (name, pem) in [("ca.pem", &ca.pem), ("own.pem", &own.chain), ("own.key", &own.key)] {
         fs::write(dir.join(name), pem)?;
     }
     let context = SCHEDULER_TLS.replace("DIR", &dir.display().to_string());
-    Ok(bootstrap.replace(&scheduler_at(ports.scheduler), &scheduler_at(port)).replacen(
-        "type: LOGICAL_DNS\n",
-        &format!("type: LOGICAL_DNS\n{context}"),
-        1,
-    ))
+    Ok(text.replacen("type: LOGICAL_DNS\n", &format!("type: LOGICAL_DNS\n{context}"), 1))
 }
 
 /// The context that Seldon's bootstrap has with `ENVOY_SECURITY_PROTOCOL=SSL`.
@@ -444,23 +431,14 @@ const SCHEDULER_TLS: &str = "    transport_socket:
 ";
 
 /// Starts a proxy in `dir` with this bootstrap and these flags on top of the
-/// usual ones. The calling thread must outlive it.
+/// usual ones, run by the command `wrap` if there is one. The calling thread
+/// must outlive it.
 pub fn spawn(
     kind: Kind,
     dir: &Path,
     bootstrap: &str,
-    flags: &[impl AsRef<OsStr>],
-) -> io::Result<Child> {
-    spawn_by(&[], kind, dir, bootstrap, flags)
-}
-
-/// [`spawn`], by a command that the proxy's own is appended to.
-fn spawn_by(
     wrap: &[String],
-    kind: Kind,
-    dir: &Path,
-    bootstrap: &str,
-    flags: &[impl AsRef<OsStr>],
+    flags: &[&str],
 ) -> io::Result<Child> {
     let config = dir.join("bootstrap.yaml");
     fs::write(&config, bootstrap)?;

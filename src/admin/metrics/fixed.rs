@@ -290,6 +290,10 @@ fn dotted(field: &'static str) -> &'static str {
 /// Counters, histogram and gauge of one subscription type.
 fn subscription(all: &mut Collector, scope: &Scope, stats: &SubscriptionStats) {
     for (name, counter) in subscription_counters(stats) {
+        // Envoy has this one for tables only.
+        if name == "update_empty" && !scope.key.contains("rds") {
+            continue;
+        }
         all.add(scope, name, Kind::Counter, Value::Number(counter.value()));
     }
     all.add(scope, "update_time", Kind::Gauge, Value::Number(stats.update_time_ms.value()));

@@ -67,8 +67,13 @@ fn failures() -> Vec<Case> {
         case("C22", |p| {
             let upstream = p.upstream(ok());
             p.model(&[1, upstream.port]);
-            let reply = p.infer("");
-            p.note("status", reply.status());
+            // One in 64 picks the dead host six times.
+            let lucky = (0..4).any(|_| {
+                let mut client = infer(p);
+                client.reply(false).is_some_and(|reply| reply.status() == 200)
+            });
+            p.expect(lucky, "reach the other host");
+            p.note("reached", lucky);
         }),
         case("R42", |p| {
             let _upstream = p.serve(acts(vec![Act::Body, Act::Send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n".to_vec()), Act::Wait(Duration::from_millis(100)), Act::Reset]));

@@ -43,6 +43,8 @@ pub enum With {
 
 pub fn all() -> Vec<Case> {
     let all = [
+        // The longest of those with proxies of their own begin first.
+        timeouts::cases(),
         clusters::cases(),
         discovery::cases(),
         dns::cases(),
@@ -54,7 +56,6 @@ pub fn all() -> Vec<Case> {
         operations::cases(),
         routing::cases(),
         stats::cases(),
-        timeouts::cases(),
         tls::cases(),
         xds::cases(),
     ];

@@ -34,6 +34,8 @@ fn idle(id: &'static str, code: u16, script: Script, raw: &'static str) -> Case 
         p.mesh_with(&Mesh { models, ..Mesh::default() }, impatient);
         let reply = p.ask(raw);
         p.expect(reply.status() == code, format!("answer {code}, but {}", reply.line));
+        let over = upstream.wait(|all| all.iter().all(|request| request.ended.is_some()));
+        p.expect(over, "end the request to the upstream");
         p.note_received(&upstream);
         p.note_log("all", 1);
     })
