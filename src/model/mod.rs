@@ -18,7 +18,7 @@ pub use cluster::{
     UpstreamProtocol, Usage,
 };
 pub use listener::{
-    AccessLog, AccessLogFormat, AccessLogSink, Listener, ListenerConfig, ListenerKind, LogFilter,
+    AccessLog, AccessLogFormat, AccessLogSink, JsonFormat, Listener, ListenerConfig, ListenerKind, LogFilter,
     LogFilterHeader, StatusOp, Tap,
 };
 pub use resources::{RawResource, ResourceSet, Resources};

@@ -11,7 +11,7 @@ use envoy_types::pb::envoy::config::route::v3::route;
 use envoy_types::pb::envoy::extensions::access_loggers::file::v3::{
     FileAccessLog, file_access_log::AccessLogFormat,
 };
-use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
+use envoy_types::pb::google::protobuf::{ListValue, Struct, Value, value::Kind};
 use envoy_types::util::pack_any;
 use radiant::seldon::Mesh;
 
@@ -32,7 +32,6 @@ const STEADY: &[(&str, &str)] = &[
     ("scheme", "%REQ(:SCHEME)%"),
     ("protocol", "%PROTOCOL%"),
     ("code", "%RESPONSE_CODE%"),
-    ("details", "%RESPONSE_CODE_DETAILS%"),
     ("flags", "%RESPONSE_FLAGS%"),
     ("long flags", "%RESPONSE_FLAGS_LONG%"),
     ("received", "%BYTES_RECEIVED%"),
@@ -41,7 +40,6 @@ const STEADY: &[(&str, &str)] = &[
     ("cluster", "%UPSTREAM_CLUSTER%"),
     ("host", "%UPSTREAM_HOST%"),
     ("attempts", "%UPSTREAM_REQUEST_ATTEMPT_COUNT%"),
-    ("failure", "%UPSTREAM_TRANSPORT_FAILURE_REASON%"),
     ("grpc", "%GRPC_STATUS%"),
     ("grpc number", "%GRPC_STATUS(NUMBER)%"),
     ("grpc snake", "%GRPC_STATUS(SNAKE_STRING)%"),
@@ -60,6 +58,12 @@ const STEADY: &[(&str, &str)] = &[
     ("constant", "a \"b\" \\ c"),
 ];
 
+/// Why, in Envoy's words.
+const REASONS: &[(&str, &str)] = &[
+    ("details", "%RESPONSE_CODE_DETAILS%"),
+    ("failure", "%UPSTREAM_TRANSPORT_FAILURE_REASON%"),
+];
+
 /// Operators whose values are times: only their kind is compared.
 const TIMES: &[(&str, &str)] = &[
     ("start", "%START_TIME%"),
@@ -76,6 +80,7 @@ pub fn cases() -> Vec<Case> {
         logged("F25/text", || log_format(Format::TextFormatSource(inline(&text(STEADY))))),
         logged("F25/text-format", || log_format(Format::TextFormat(text(STEADY)))),
         logged("F25/times", || log_format(Format::TextFormatSource(inline(&text(TIMES))))),
+        logged("F25/reasons", || log_format(Format::TextFormatSource(inline(&text(REASONS))))),
         logged("F25/json", || log_format(Format::JsonFormat(object(STEADY)))),
         logged("F25/json-times", || log_format(Format::JsonFormat(object(TIMES)))),
         logged("F25/json-old", || AccessLogFormat::JsonFormat(object(STEADY))),
@@ -88,6 +93,8 @@ pub fn cases() -> Vec<Case> {
             all.fields.insert("bool".into(), of(Kind::BoolValue(true)));
             let inner = object(&[("z", "%REQ(:PATH)%"), ("c", "%BYTES_SENT%")]);
             all.fields.insert("nested".into(), of(Kind::StructValue(inner)));
+            let values = vec![of(Kind::StringValue("%PROTOCOL%".into())), of(Kind::NumberValue(7.0))];
+            all.fields.insert("list".into(), of(Kind::ListValue(ListValue { values })));
             log_format(Format::JsonFormat(all))
         }),
         case("F25/default", |p| run(p, None)),
