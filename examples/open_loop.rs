@@ -124,7 +124,8 @@ impl Load {
     async fn one(self: Rc<Self>, number: u64, due: Instant) {
         let grpc = number % 2 == 1;
         let model = &self.models[(number / 2) as usize % self.models.len()];
-        let work = async { if grpc { self.grpc(model, number).await } else { self.http(model).await } };
+        let work =
+            async { if grpc { self.grpc(model, number).await } else { self.http(model).await } };
         let ended = tokio::time::timeout(LIMIT, work).await;
         let mut results = self.results.borrow_mut();
         if grpc {

@@ -239,11 +239,14 @@ fn the_native_line_names_model_route_arm_attempts_and_flags() {
     native::render(&context, &mut line);
     let text = String::from_utf8(line).unwrap();
     assert!(text.ends_with("}\n") && text.matches('\n').count() == 1, "{text}");
-    assert!(text.starts_with(
-        "{\"time\":\"1970-01-01T00:00:01.234Z\",\"model\":\"iris.experiment\",\
+    assert!(
+        text.starts_with(
+            "{\"time\":\"1970-01-01T00:00:01.234Z\",\"model\":\"iris.experiment\",\
          \"route\":\"iris.experiment_http\",\"arm\":\"iris_2\",\"cluster\":\"iris_2_http\",\
          \"attempts\":6,\"flags\":[\"URX\",\"UF\"],\"status\":503,\"grpc_status\":null,"
-    ), "{text}");
+        ),
+        "{text}"
+    );
     let value: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(value["path"], "/v2/models/x/infer?q=\"1\"");
     assert_eq!(value["user_agent"], "a \"b\" \\ \u{1} \u{fffd}");
@@ -254,11 +257,10 @@ fn the_native_line_names_model_route_arm_attempts_and_flags() {
     let mut line = Vec::new();
     native::render(&LogContext::default(), &mut line);
     let value: serde_json::Value = serde_json::from_slice(&line).unwrap();
-    assert_eq!((&value["model"], &value["method"], &value["flags"]), (
-        &serde_json::Value::Null,
-        &serde_json::Value::Null,
-        &serde_json::json!([]),
-    ));
+    assert_eq!(
+        (&value["model"], &value["method"], &value["flags"]),
+        (&serde_json::Value::Null, &serde_json::Value::Null, &serde_json::json!([]),)
+    );
 }
 
 #[test]
@@ -280,7 +282,8 @@ fn native_lines_go_beside_the_others_and_into_a_new_file_after_reopening() {
     logs.flush(Duration::from_secs(10));
     let statuses = |path: &std::path::Path| -> Vec<u64> {
         let text = fs::read_to_string(path).unwrap();
-        let status = |line| serde_json::from_str::<serde_json::Value>(line).unwrap()["status"].as_u64();
+        let status =
+            |line| serde_json::from_str::<serde_json::Value>(line).unwrap()["status"].as_u64();
         text.lines().filter_map(status).collect()
     };
     assert_eq!(fs::read_to_string(&other).unwrap(), "200\n");

@@ -18,8 +18,8 @@ pub use cluster::{
     UpstreamProtocol, Usage,
 };
 pub use listener::{
-    AccessLog, AccessLogFormat, AccessLogSink, JsonFormat, Listener, ListenerConfig, ListenerKind, LogFilter,
-    LogFilterHeader, StatusOp, Tap,
+    AccessLog, AccessLogFormat, AccessLogSink, JsonFormat, Listener, ListenerConfig, ListenerKind,
+    LogFilter, LogFilterHeader, StatusOp, Tap,
 };
 pub use resources::{RawResource, ResourceSet, Resources};
 pub use route::{

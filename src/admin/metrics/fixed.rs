@@ -217,7 +217,8 @@ fn tls_stats(all: &mut Collector, plane: &Plane, listener: &ListenerStats) {
     }
     for which in Agreed::ALL {
         let mut counts = BTreeMap::<&str, u64>::new();
-        shards().for_each(|s| s.agreed(which, &mut |name, n| *counts.entry(name).or_default() += n));
+        shards()
+            .for_each(|s| s.agreed(which, &mut |name, n| *counts.entry(name).or_default() += n));
         for (value, n) in counts {
             let name = format!("{}.{value}", which.group());
             let label = (which.label(false), value);

@@ -113,10 +113,8 @@ fn named(
         std::fs::create_dir_all(&room).expect("a directory");
         let file = room.with_extension("resolv.conf");
         std::fs::write(&file, format!("nameserver {}\n", names.address)).expect("a file");
-        let script = format!(
-            "mount --bind '{}' /etc/resolv.conf && exec \"$0\" \"$@\"",
-            file.display()
-        );
+        let script =
+            format!("mount --bind '{}' /etc/resolv.conf && exec \"$0\" \"$@\"", file.display());
         let wrap = ["unshare", "--mount", "sh", "-c"].map(str::to_owned);
         let wrap = wrap.into_iter().chain([script]).collect();
         fresh(p, &Launch { wrap, ..Launch::default() }, |p| {

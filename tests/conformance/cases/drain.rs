@@ -113,9 +113,9 @@ fn changed(
         idle.send(FATE);
         p.note("idle before", idle.reply(false).unwrap_or_default().line);
         let mut busy = Client::connect(port);
-        busy.send(p.fill(
-            "POST /v2/models/{m}/infer HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\n\r\n{}",
-        ));
+        busy.send(
+            p.fill("POST /v2/models/{m}/infer HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\n\r\n{}"),
+        );
         p.expect(upstream.wait(|r| r.len() == 1), "reach the upstream");
         change(p, &listener, port);
         gate.open();
@@ -135,8 +135,7 @@ fn listeners() -> Vec<Case> {
         changed("H25", |p, listener, port| {
             let mut other = listener.clone();
             edit_manager(&mut other, |manager| {
-                manager.stream_idle_timeout =
-                    Some(protobuf::Duration { seconds: 100, nanos: 0 });
+                manager.stream_idle_timeout = Some(protobuf::Duration { seconds: 100, nanos: 0 });
             });
             push_listener(p, &other);
             let mut new = Client::connect(port);
@@ -160,7 +159,7 @@ fn listeners() -> Vec<Case> {
             remove_listener(p);
             p.expect(eventually(LIMIT, || !is_open(port)), "close the port");
         }),
-        changed("X26", |p, listener, port| {
+        changed("H26/again", |p, listener, port| {
             remove_listener(p);
             p.expect(eventually(LIMIT, || !is_open(port)), "close the port");
             open_listener(p, listener, port);
@@ -186,11 +185,18 @@ fn upstreams() -> Vec<Case> {
             let reply = p.infer("x-request-id: {id}\r\n");
             p.expect(reply.status() == 503, format!("answer 503: {}", reply.line));
             let took = began.elapsed();
-            p.note("after 5 s", took > Duration::from_millis(4900) && took < Duration::from_secs(8));
+            p.note(
+                "after 5 s",
+                took > Duration::from_millis(4900) && took < Duration::from_secs(8),
+            );
             p.note_log("all", 1);
             let name = format!("cluster.{}_1_http.", p.id);
             let before = std::collections::BTreeMap::new();
-            p.note_stats(&name, &before, &["upstream_cx_connect_timeout", "upstream_cx_connect_fail"]);
+            p.note_stats(
+                &name,
+                &before,
+                &["upstream_cx_connect_timeout", "upstream_cx_connect_fail"],
+            );
         }),
         case("C09/no-retry", |p| {
             let models = vec![model(&p.id, &[1])];

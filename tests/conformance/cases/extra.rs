@@ -56,7 +56,9 @@ pub fn listener(p: &mut Probe<'_>) -> (Listener, u16) {
 }
 
 fn address(port: u16) -> envoy_types::pb::envoy::config::core::v3::Address {
-    use envoy_types::pb::envoy::config::core::v3::{Address, SocketAddress, address, socket_address};
+    use envoy_types::pb::envoy::config::core::v3::{
+        Address, SocketAddress, address, socket_address,
+    };
     Address {
         address: Some(address::Address::SocketAddress(SocketAddress {
             address: LOOPBACK.to_string(),

@@ -1,5 +1,6 @@
 //! F25: the formats that people put into access logs, text and JSON.
 
+use std::path::Path;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog, access_log::ConfigType};
@@ -29,7 +30,6 @@ const STEADY: &[(&str, &str)] = &[
     ("cut", "%REQ(USER-AGENT):5%"),
     ("agent", "%REQ(USER-AGENT)%"),
     ("missing", "%REQ(X-MISSING)%"),
-    ("scheme", "%REQ(:SCHEME)%"),
     ("protocol", "%PROTOCOL%"),
     ("code", "%RESPONSE_CODE%"),
     ("flags", "%RESPONSE_FLAGS%"),
@@ -59,10 +59,8 @@ const STEADY: &[(&str, &str)] = &[
 ];
 
 /// Why, in Envoy's words.
-const REASONS: &[(&str, &str)] = &[
-    ("details", "%RESPONSE_CODE_DETAILS%"),
-    ("failure", "%UPSTREAM_TRANSPORT_FAILURE_REASON%"),
-];
+const REASONS: &[(&str, &str)] =
+    &[("details", "%RESPONSE_CODE_DETAILS%"), ("failure", "%UPSTREAM_TRANSPORT_FAILURE_REASON%")];
 
 /// Operators whose values are times: only their kind is compared.
 const TIMES: &[(&str, &str)] = &[
@@ -93,9 +91,14 @@ pub fn cases() -> Vec<Case> {
             all.fields.insert("bool".into(), of(Kind::BoolValue(true)));
             let inner = object(&[("z", "%REQ(:PATH)%"), ("c", "%BYTES_SENT%")]);
             all.fields.insert("nested".into(), of(Kind::StructValue(inner)));
-            let values = vec![of(Kind::StringValue("%PROTOCOL%".into())), of(Kind::NumberValue(7.0))];
+            let values =
+                vec![of(Kind::StringValue("%PROTOCOL%".into())), of(Kind::NumberValue(7.0))];
             all.fields.insert("list".into(), of(Kind::ListValue(ListValue { values })));
             log_format(Format::JsonFormat(all))
+        }),
+        logged("F25/no-host", || {
+            let all = [("scheme", "%REQ(:SCHEME)%"), ("authority", "%REQ(:AUTHORITY)%")];
+            log_format(Format::JsonFormat(object(&all)))
         }),
         case("F25/default", |p| run(p, None)),
     ]
@@ -149,33 +152,16 @@ fn run(p: &mut Probe<'_>, format: Option<AccessLogFormat>) {
             action.retry_policy = None;
         }
     });
-    let requests = [
-        "POST /v2/models/{m}/infer?q=\"1\" HTTP/1.1\r\nhost: h\r\nuser-agent: a \"b\" \\ c\r\ncontent-length: 2\r\n\r\n{}",
-        "GET /v2/models/{m}-gone/infer HTTP/1.1\r\nhost: h\r\n\r\n",
-        "GET /v2/models/{m}-gone/infer HTTP/1.1\r\nhost: h\r\ncontent-type: application/grpc\r\n\r\n",
-        "GET /nowhere HTTP/1.1\r\nhost: h\r\nuser-agent: \u{e4}\u{f6}\r\n\r\n",
-        "GARBAGE\r\n\r\n",
-        "GET /a HTTP/1.0\r\nhost: h\r\n\r\n",
-        "GET /a HTTP/1.1\r\nhost: h\r\nuser-agent: \x01\r\n\r\n",
-        "POST /a HTTP/1.1\r\nhost: h\r\ntransfer-encoding: gzip\r\n\r\n",
-        "GET /a HTTP/1.1\r\n\r\n",
-        "GET /a#b HTTP/1.1\r\nhost: h\r\n\r\n",
-        "GET /v2/models/{m}/infer HTTP/1.1\r\nhost: h\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n",
-    ];
+    let without_host = ["GET /a HTTP/1.1\r\n\r\n", "GET /a HTTP/1.0\r\n\r\n"];
+    let requests: &[&str] = if p.id.contains("no-host") { &without_host } else { REQUESTS };
     for request in requests {
         let mut client = Client::connect(port);
         client.send(p.fill(request));
         p.note("answer", client.reply(false).unwrap_or_default().line);
     }
-    let mut lines = Vec::new();
-    let written = eventually(Duration::from_secs(5), || {
-        p.side.admin("POST", "/reopen_logs");
-        let text = std::fs::read(&path).unwrap_or_default();
-        lines = String::from_utf8_lossy(&text).lines().map(str::to_owned).collect();
-        lines.len() >= requests.len()
-    });
-    p.expect(written, "write a line for each");
-    let times = path.to_string_lossy().contains("times") || path.to_string_lossy().contains("default");
+    let lines = written(p, &path, requests.len());
+    let times =
+        path.to_string_lossy().contains("times") || path.to_string_lossy().contains("default");
     for line in lines {
         // A field a line, so that a difference is small.
         for field in line.split(['|', ',']) {
@@ -187,6 +173,33 @@ fn run(p: &mut Probe<'_>, format: Option<AccessLogFormat>) {
     }
     remove_listener(p);
 }
+
+/// The log's lines, once there are `count`.
+fn written(p: &mut Probe<'_>, path: &Path, count: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    let written = eventually(Duration::from_secs(5), || {
+        p.side.admin("POST", "/reopen_logs");
+        let text = std::fs::read(path).unwrap_or_default();
+        lines = String::from_utf8_lossy(&text).lines().map(str::to_owned).collect();
+        lines.len() >= count
+    });
+    p.expect(written, "write a line for each");
+    lines
+}
+
+/// Answers of all sorts.
+const REQUESTS: &[&str] = &[
+    "POST /v2/models/{m}/infer?q=\"1\" HTTP/1.1\r\nhost: h\r\nuser-agent: a \"b\" \\ c\r\ncontent-length: 2\r\n\r\n{}",
+    "GET /v2/models/{m}-gone/infer HTTP/1.1\r\nhost: h\r\n\r\n",
+    "GET /v2/models/{m}-gone/infer HTTP/1.1\r\nhost: h\r\ncontent-type: application/grpc\r\n\r\n",
+    "GET /nowhere HTTP/1.1\r\nhost: h\r\nuser-agent: \u{e4}\u{f6}\r\n\r\n",
+    "GARBAGE\r\n\r\n",
+    "GET /a HTTP/1.0\r\nhost: h\r\n\r\n",
+    "GET /a HTTP/1.1\r\nhost: h\r\nuser-agent: \x01\r\n\r\n",
+    "POST /a HTTP/1.1\r\nhost: h\r\ntransfer-encoding: gzip\r\n\r\n",
+    "GET /a#b HTTP/1.1\r\nhost: h\r\n\r\n",
+    "GET /v2/x HTTP/1.1\r\nhost: h\r\nseldon-model: {m}\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n",
+];
 
 /// Runs of digits as one `#`.
 fn without_digits(text: &str) -> String {

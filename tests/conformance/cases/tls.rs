@@ -19,8 +19,8 @@ use radiant::demo::scheduler::cache::SECRET;
 use rustls::version::{TLS12, TLS13};
 
 use super::extra::{
-    eventually, fresh, is_open, listener, open_listener, push_listener, push_secrets, refused_secrets,
-    remove_listener, secure, secure_model,
+    eventually, fresh, is_open, listener, open_listener, push_listener, push_secrets,
+    refused_secrets, remove_listener, secure, secure_model,
 };
 use super::{Case, case};
 use crate::certificates::{
@@ -380,8 +380,7 @@ fn watched_directory(p: &mut Probe<'_>) {
         specifier: Some(Specifier::Filename(dir.join(name).display().to_string())),
         watched_directory: None,
     };
-    let mut secret: Secret =
-        identity_from(&Secure::server(p), file("tls.crt"), file("tls.key"));
+    let mut secret: Secret = identity_from(&Secure::server(p), file("tls.crt"), file("tls.key"));
     if let Some(secret::Type::TlsCertificate(certificate)) = &mut secret.r#type {
         let path = dir.display().to_string();
         certificate.watched_directory = Some(WatchedDirectory { path, ..Default::default() });
@@ -527,7 +526,9 @@ fn upstreams() -> Vec<Case> {
             let renews = eventually(LIMIT, || {
                 p.infer("connection: close\r\n");
                 let mut slow = p.connect();
-                slow.send(p.fill("POST /v2/models/{m}/infer HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\n\r\n{"));
+                slow.send(p.fill(
+                    "POST /v2/models/{m}/infer HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\n\r\n{",
+                ));
                 p.infer("connection: close\r\n");
                 slow.send("}");
                 let _ = slow.reply(false);
@@ -539,15 +540,22 @@ fn upstreams() -> Vec<Case> {
         case("H22/own-ca", |p| {
             let own = Leaf::self_signed("model");
             let pem = own.chain.clone();
-            let behind = Behind::start(p, Asks::Maybe, |_| own.clone(), None, |context| {
-                use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
-                let given = pb::CertificateValidationContext {
-                    trusted_ca: Some(certificates::inline(&pem)),
-                    ..Default::default()
-                };
-                context.common_tls_context.as_mut().unwrap().validation_context_type =
-                    Some(pb::common_tls_context::ValidationContextType::ValidationContext(given));
-            });
+            let behind = Behind::start(
+                p,
+                Asks::Maybe,
+                |_| own.clone(),
+                None,
+                |context| {
+                    use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
+                    let given = pb::CertificateValidationContext {
+                        trusted_ca: Some(certificates::inline(&pem)),
+                        ..Default::default()
+                    };
+                    context.common_tls_context.as_mut().unwrap().validation_context_type = Some(
+                        pb::common_tls_context::ValidationContextType::ValidationContext(given),
+                    );
+                },
+            );
             behind.ask(p, 200);
         }),
         case("H23", move |p| {
@@ -563,10 +571,16 @@ fn upstreams() -> Vec<Case> {
             p.note("alert", format!("{:?}", behind.terminator.failures().first()));
         }),
         case("H23/unknown-client", |p| {
-            let behind = Behind::start(p, Asks::Certificate, |ca| ca.issue("model"), None, |context| {
-                let common = context.common_tls_context.as_mut().unwrap();
-                common.tls_certificate_sds_secret_configs.clear();
-            });
+            let behind = Behind::start(
+                p,
+                Asks::Certificate,
+                |ca| ca.issue("model"),
+                None,
+                |context| {
+                    let common = context.common_tls_context.as_mut().unwrap();
+                    common.tls_certificate_sds_secret_configs.clear();
+                },
+            );
             behind.ask(p, 503);
         }),
         case("H23/plain", |p| {
