@@ -199,10 +199,10 @@ impl Load {
     /// One of the HTTP/2 connections, anew if it has ended.
     async fn channel(&self, index: usize) -> anyhow::Result<http2::SendRequest<Full<Bytes>>> {
         let known = self.channels.borrow().get(index).filter(|c| !c.is_closed()).cloned();
-        if let Some(mut known) = known {
-            if known.ready().await.is_ok() {
-                return Ok(known);
-            }
+        if let Some(mut known) = known
+            && known.ready().await.is_ok()
+        {
+            return Ok(known);
         }
         let (sender, connection) = http2::Builder::new(LocalExecutor)
             .timer(TokioTimer::new())

@@ -17,7 +17,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::logic::format::LogContext;
-use crate::model::{AccessLog, AccessLogFormat, AccessLogSink};
+use crate::model::{AccessLog, AccessLogFormat, AccessLogSink, JsonFormat};
 
 /// Longest time that a line waits (Envoy: `--file-flush-interval-msec`, 10 s).
 pub const FLUSH_EVERY: Duration = Duration::from_secs(10);
@@ -233,16 +233,42 @@ impl AccessLogFormat {
     pub fn render(&self, context: &LogContext<'_>, out: &mut Vec<u8>) {
         match self {
             Self::Text(format) => format.render(context, out),
-            Self::Json(fields) => {
-                for (i, (name, format)) in fields.iter().enumerate() {
-                    out.push(if i == 0 { b'{' } else { b',' });
+            Self::Json(value) => {
+                value.render(context, out);
+                out.push(b'\n');
+            }
+        }
+    }
+}
+
+impl JsonFormat {
+    fn render(&self, context: &LogContext<'_>, out: &mut Vec<u8>) {
+        match self {
+            Self::Object(fields) => {
+                out.push(b'{');
+                for (i, (name, value)) in fields.iter().enumerate() {
+                    if i > 0 {
+                        out.push(b',');
+                    }
                     // Serialising a string into memory cannot fail.
                     let _ = serde_json::to_writer(&mut *out, name);
                     out.push(b':');
-                    format.render_json(context, out);
+                    value.render(context, out);
                 }
-                out.extend_from_slice(if fields.is_empty() { b"{}\n" } else { b"}\n" });
+                out.push(b'}');
             }
+            Self::List(values) => {
+                out.push(b'[');
+                for (i, value) in values.iter().enumerate() {
+                    if i > 0 {
+                        out.push(b',');
+                    }
+                    value.render(context, out);
+                }
+                out.push(b']');
+            }
+            Self::Text(format) => format.render_json(context, out),
+            Self::Constant(json) => out.extend_from_slice(json.as_bytes()),
         }
     }
 }

@@ -215,6 +215,7 @@ impl<D: Downstream> Stream<'_, D> {
     }
 
     async fn refuse_upgrade(&mut self, chosen: Chosen<'_>) -> Fate {
+        self.record.chose(chosen.route, chosen.target);
         self.connection.shard().downstream_rq_ws_on_non_ws_route.inc();
         self.reply(LocalReply::upgrade_refused(), Some(chosen)).await
     }

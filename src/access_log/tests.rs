@@ -126,15 +126,17 @@ fn filters_choose_per_log_and_json_lines_are_objects() {
     let dir = tempfile::tempdir().unwrap();
     let (text, json) = (dir.path().join("text"), dir.path().join("json"));
     let logs = AccessLogs::start(NEVER).unwrap();
-    let field = |name: &str, format: &str| (name.to_owned(), Format::parse(format).unwrap());
+    let field = |name: &str, format: &str| {
+        (name.to_owned(), JsonFormat::Text(Format::parse(format).unwrap()))
+    };
     let config = [
         log(&text, "%RESPONSE_CODE%\n", Some(LogFilter::Status(StatusOp::Ge, 400))),
         AccessLog {
             sink: AccessLogSink::File(json.to_str().unwrap().to_owned()),
-            format: AccessLogFormat::Json(vec![
+            format: AccessLogFormat::Json(JsonFormat::Object(vec![
                 field("code", "%RESPONSE_CODE%"),
                 field("q\"", "%PROTOCOL%"),
-            ]),
+            ])),
             filter: None,
         },
     ];

@@ -124,8 +124,20 @@ pub enum AccessLogSink {
 pub enum AccessLogFormat {
     /// Envoy's command operators.
     Text(Format),
-    /// One JSON object a line, each value formatted.
-    Json(Vec<(String, Format)>),
+    /// One JSON object a line.
+    Json(JsonFormat),
+}
+
+/// A JSON value made for each request.
+#[derive(Debug)]
+pub enum JsonFormat {
+    /// In this order.
+    Object(Vec<(String, JsonFormat)>),
+    List(Vec<JsonFormat>),
+    /// Command operators: a number, `null` or a string.
+    Text(Format),
+    /// The same in every line, as JSON.
+    Constant(String),
 }
 
 /// Envoy: `AccessLogFilter`.

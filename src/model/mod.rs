@@ -19,8 +19,8 @@ pub use cluster::{
     NamedSlot, UpstreamProtocol, Usage,
 };
 pub use listener::{
-    AccessLog, AccessLogFormat, AccessLogSink, Listener, ListenerConfig, ListenerKind, LogFilter,
-    LogFilterHeader, StatusOp, Tap,
+    AccessLog, AccessLogFormat, AccessLogSink, JsonFormat, Listener, ListenerConfig, ListenerKind,
+    LogFilter, LogFilterHeader, StatusOp, Tap,
 };
 pub use resources::{RawResource, ResourceSet, Resources};
 pub use route::{

@@ -10,7 +10,7 @@ use envoy_types::pb::envoy::extensions::access_loggers::file::v3::{
 use envoy_types::pb::envoy::extensions::access_loggers::stream::v3::{
     StderrAccessLog, StdoutAccessLog, stderr_access_log, stdout_access_log,
 };
-use envoy_types::pb::google::protobuf::{Any, Struct, value::Kind};
+use envoy_types::pb::google::protobuf::{Any, Struct, Value, value::Kind};
 
 use super::Invalid;
 use super::error::{At, overlook, refuse};
@@ -19,7 +19,8 @@ use super::matcher::header_rule;
 use super::scalar::{inline, unpack};
 use crate::logic::format::Format;
 use crate::model::{
-    AccessLog, AccessLogFormat, AccessLogSink, HeaderMatch, LogFilter, LogFilterHeader, StatusOp,
+    AccessLog, AccessLogFormat, AccessLogSink, HeaderMatch, JsonFormat, LogFilter, LogFilterHeader,
+    StatusOp,
 };
 
 /// Envoy's default format (its documentation, "Default format string").
@@ -99,18 +100,31 @@ fn parse(format: &str) -> Result<Format, Invalid> {
 }
 
 fn json(fields: &Struct) -> Result<AccessLogFormat, Invalid> {
-    let mut out = Vec::with_capacity(fields.fields.len());
-    for (name, value) in &fields.fields {
-        let format = match &value.kind {
-            Some(Kind::StringValue(format)) => parse(format).at(name)?,
-            Some(Kind::NumberValue(n)) => parse(&n.to_string()).at(name)?,
-            Some(Kind::BoolValue(b)) => parse(&b.to_string()).at(name)?,
-            _ => return Err(Invalid::new("nested values are not supported").at(name)),
-        };
-        out.push((name.clone(), format));
-    }
+    json_object(fields).map(AccessLogFormat::Json)
+}
+
+/// Fields in the order of their names, as Envoy writes them.
+fn json_object(fields: &Struct) -> Result<JsonFormat, Invalid> {
+    let each = fields.fields.iter();
+    let each = each.map(|(name, value)| Ok((name.clone(), json_value(value).at(name)?)));
+    let mut out = each.collect::<Result<Vec<_>, Invalid>>()?;
     out.sort_by(|a, b| a.0.cmp(&b.0));
-    Ok(AccessLogFormat::Json(out))
+    Ok(JsonFormat::Object(out))
+}
+
+fn json_value(value: &Value) -> Result<JsonFormat, Invalid> {
+    Ok(match &value.kind {
+        Some(Kind::StringValue(format)) => JsonFormat::Text(parse(format)?),
+        Some(Kind::NumberValue(number)) => JsonFormat::Constant(number.to_string()),
+        Some(Kind::BoolValue(value)) => JsonFormat::Constant(value.to_string()),
+        Some(Kind::StructValue(fields)) => json_object(fields)?,
+        Some(Kind::ListValue(list)) => {
+            let each = list.values.iter().enumerate();
+            let each = each.map(|(i, value)| json_value(value).at_index("values", i));
+            JsonFormat::List(each.collect::<Result<_, _>>()?)
+        }
+        Some(Kind::NullValue(_)) | None => JsonFormat::Constant("null".to_owned()),
+    })
 }
 
 fn log_filter(filter: &pb::AccessLogFilter) -> Result<LogFilter, Invalid> {

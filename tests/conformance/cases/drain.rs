@@ -159,7 +159,7 @@ fn listeners() -> Vec<Case> {
             remove_listener(p);
             p.expect(eventually(LIMIT, || !is_open(port)), "close the port");
         }),
-        changed("X26", |p, listener, port| {
+        changed("H26/again", |p, listener, port| {
             remove_listener(p);
             p.expect(eventually(LIMIT, || !is_open(port)), "close the port");
             open_listener(p, listener, port);

@@ -95,6 +95,11 @@ fn secured(id: &str, run: impl Fn(&mut Probe<'_>, &Secure) + Send + Sync + 'stat
     })
 }
 
+/// [`secured`], when no other case runs.
+fn alone_secured(id: &str, run: impl Fn(&mut Probe<'_>, &Secure) + Send + Sync + 'static) -> Case {
+    Case { alone: true, ..secured(id, run) }
+}
+
 /// Statistics of handshakes, and `/certs`.
 fn accounts() -> Vec<Case> {
     vec![
@@ -313,7 +318,8 @@ fn secrets() -> Vec<Case> {
             p.note("old CA", meets(secure.port, &config(&secure.ca), HTTP1));
         }),
         case("H20/watched-directory", watched_directory),
-        secured("H21", |p, secure| {
+        // Alone: what is refused is told of all secrets at once.
+        alone_secured("H21", |p, secure| {
             let other = secure.ca.issue("other");
             let mixed = Leaf { chain: other.chain.clone(), key: secure.leaf.key.clone() };
             let of = |chain: &str, key: &str| Leaf { chain: chain.into(), key: key.into() };
