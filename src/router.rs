@@ -152,7 +152,7 @@ struct Stream<'a, D> {
     record: Record<'a>,
 }
 
-impl<D: Downstream> Stream<'_, D> {
+impl<'s, D: Downstream> Stream<'s, D> {
     async fn run(&mut self) -> Fate {
         let listener = self.listener;
         if let Err(refusal) = edge::admit(self.head, self.received.has_host) {
@@ -214,7 +214,7 @@ impl<D: Downstream> Stream<'_, D> {
         self.reply(reply, None).await
     }
 
-    async fn refuse_upgrade(&mut self, chosen: Chosen<'_>) -> Fate {
+    async fn refuse_upgrade(&mut self, chosen: Chosen<'s>) -> Fate {
         self.record.chose(chosen.route, chosen.target);
         self.connection.shard().downstream_rq_ws_on_non_ws_route.inc();
         self.reply(LocalReply::upgrade_refused(), Some(chosen)).await

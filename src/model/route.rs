@@ -140,6 +140,10 @@ pub enum StringMatch {
 
 /// What a matched route does.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most routes forward; a box is a cache line more per request"
+)]
 pub enum Action {
     /// Forward to a cluster.
     Forward(Forward),

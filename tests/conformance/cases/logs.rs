@@ -159,18 +159,7 @@ fn run(p: &mut Probe<'_>, format: Option<AccessLogFormat>) {
         client.send(p.fill(request));
         p.note("answer", client.reply(false).unwrap_or_default().line);
     }
-<<<<<<< HEAD
-    let mut lines = Vec::new();
-    let written = eventually(Duration::from_secs(5), || {
-        p.side.admin("POST", "/reopen_logs");
-        let text = std::fs::read(&path).unwrap_or_default();
-        lines = String::from_utf8_lossy(&text).lines().map(str::to_owned).collect();
-        lines.len() >= requests.len()
-    });
-    p.expect(written, "write a line for each");
-=======
     let lines = written(p, &path, requests.len());
->>>>>>> 7a5e7afe2419ba180a71e6d5f6f0c3eec9ca66d4
     let times =
         path.to_string_lossy().contains("times") || path.to_string_lossy().contains("default");
     for line in lines {
