@@ -117,7 +117,7 @@ pub fn run(envoy: &Side, radiant: &Side, wanted: impl Fn(&str) -> bool) -> Corpu
             // What is a matter of timing does not show a second time.
             both = compare(&envoy, &radiant, 0, message, MORE_PATIENCE);
         }
-        corpus.add(message, both);
+        corpus.add(message, &both);
     }
     corpus.outcomes.sort_by(|a, b| a.id.cmp(&b.id));
     corpus.took = began.elapsed();
@@ -125,7 +125,7 @@ pub fn run(envoy: &Side, radiant: &Side, wanted: impl Fn(&str) -> bool) -> Corpu
 }
 
 impl Corpus {
-    fn add(&mut self, message: &Message, both: Both) {
+    fn add(&mut self, message: &Message, both: &Both) {
         let is_request = !message.name.starts_with("corpus/response/");
         let (theirs, ours) = (&both.envoy.forwarded, &both.radiant.forwarded);
         if is_request && !both.envoy.reply.starts_with(b"HTTP/1.1 200 ") {

@@ -234,7 +234,7 @@ fn back_off(p: &mut Probe<'_>) {
         p.expect(*pause < cap + slack, format!("wait no longer than {cap:?}: {pauses:?}"));
         cap = (cap * 2).min(Duration::from_secs(30));
     }
-    let mut different = pauses.clone();
+    let mut different = pauses;
     different.dedup_by_key(|pause| pause.as_millis() / 5);
     p.expect(different.len() > 1, "not wait the same time each time");
 }

@@ -22,7 +22,7 @@ use super::extra::{
     eventually, fresh, is_open, listener, open_listener, push_listener, push_secrets,
     refused_secrets, remove_listener, secure, secure_model,
 };
-use super::{Case, case};
+use super::{Case, With, case};
 use crate::certificates::{
     self, Authority, Leaf, client, client_of, downstream_context, identity, identity_from, trust,
     upstream_context,
@@ -97,7 +97,7 @@ fn secured(id: &str, run: impl Fn(&mut Probe<'_>, &Secure) + Send + Sync + 'stat
 
 /// [`secured`], when no other case runs.
 fn alone_secured(id: &str, run: impl Fn(&mut Probe<'_>, &Secure) + Send + Sync + 'static) -> Case {
-    Case { alone: true, ..secured(id, run) }
+    Case { with: With::Alone, ..secured(id, run) }
 }
 
 /// Statistics of handshakes, and `/certs`.
@@ -148,10 +148,10 @@ const UNKNOWN: [&str; 4] = ["sigalgs", "ocsp_staple", "ciphers", "ssl_socket_fac
 fn note_ssl(p: &mut Probe<'_>, prefix: &str) {
     let all = p.stats(prefix);
     for (name, value) in all {
-        if let Some(name) = name.strip_prefix(prefix).filter(|name| name.starts_with("ssl.")) {
-            if !UNKNOWN.iter().any(|unknown| name.contains(unknown)) {
-                p.note("stat", format!("{name}: {value}"));
-            }
+        if let Some(name) = name.strip_prefix(prefix).filter(|name| name.starts_with("ssl."))
+            && !UNKNOWN.iter().any(|unknown| name.contains(unknown))
+        {
+            p.note("stat", format!("{name}: {value}"));
         }
     }
     let (_, text) = p.side.admin("GET", "/stats/prometheus");
