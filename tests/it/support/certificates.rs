@@ -1,7 +1,8 @@
 //! Certificates made on the spot, secrets and TLS contexts as the scheduler
 //! sends them, and settings of TLS clients.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, SystemTime};
 
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
@@ -52,14 +53,16 @@ impl Authority {
     /// expires today.
     pub(crate) fn issue_odd(&self, name: &str) -> Leaf {
         use rcgen::SanType;
+        // The same for all of a process, so that they can be compared.
+        static END: LazyLock<SystemTime> =
+            LazyLock::new(|| SystemTime::now() + Duration::from_secs(3600));
         let mut params = certificate(name, false);
         let names = &mut params.subject_alt_names;
         names.push(SanType::IpAddress([10, 1, 2, 3].into()));
         names.push(SanType::IpAddress("2001:db8::7".parse().unwrap()));
         names.push(SanType::URI("spiffe://mesh.example/<odd>".try_into().unwrap()));
         params.serial_number = Some(vec![0x0a, 0xbc, 0, 1].into());
-        params.not_after = std::time::SystemTime::now().into();
-        params.not_after += std::time::Duration::from_secs(3600);
+        params.not_after = (*END).into();
         self.sign(&params)
     }
 
