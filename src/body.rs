@@ -50,6 +50,11 @@ impl BodyReader {
         Ok(None)
     }
 
+    /// Bytes of body that are announced and not yet here; 0 if nobody knows.
+    pub(crate) fn announced(&self) -> u64 {
+        self.decoder.announced()
+    }
+
     /// The peer has closed: true if that ends the body properly.
     pub(crate) fn end_of_stream(&mut self) -> bool {
         self.done |= self.decoder.may_end_here();

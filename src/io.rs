@@ -12,8 +12,10 @@ use tokio::net::TcpStream;
 
 /// First size of a read buffer, and its size when the connection is quiet.
 const READ_MIN: usize = 8 * 1024;
-/// Largest single read: what a fast peer's buffer grows to.
+/// Largest single read: what the buffer of a fast peer grows to.
 const READ_MAX: usize = 256 * 1024;
+/// Largest read that the announced length of a body is worth by itself.
+const READ_EXPECTED: usize = 64 * 1024;
 /// Pieces up to this size are copied into the queue's own buffer; larger ones
 /// are queued by reference.
 const COPY_MAX: usize = 2 * 1024;
@@ -30,6 +32,15 @@ pub(crate) enum Io {
 }
 
 impl Io {
+    /// Ready when a read may find something; says nothing of what waits in the
+    /// TLS layer, so TLS is always ready.
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(io) => io.poll_read_ready(cx),
+            Self::Tls(_) => Poll::Ready(Ok(())),
+        }
+    }
+
     /// Reads what is there, up to `buf`'s free room.
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self {
@@ -189,6 +200,10 @@ impl Reader {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         let want = self.next.max(READ_MIN);
+        // Whoever waits, waits without a buffer.
+        if self.buf.capacity() - self.buf.len() < want / 4 {
+            ready!(io.poll_readable(cx))?;
+        }
         // A reserve that must move to new memory asks for the whole read; what
         // is left of the old block is used up only if it is not tiny.
         if self.buf.capacity() - self.buf.len() < want / 4 {
@@ -206,11 +221,18 @@ impl Reader {
         Poll::Ready(Ok(n))
     }
 
-    /// Gives memory back while nothing is buffered.
+    /// Says that so many bytes are to follow: the next read asks for them, as
+    /// far as that is worth a larger buffer.
+    pub(crate) fn expect(&mut self, bytes: u64) {
+        let expected = usize::try_from(bytes).unwrap_or(usize::MAX).min(READ_EXPECTED);
+        self.next = self.next.max(expected);
+    }
+
+    /// Gives memory back while nothing is buffered. The size of the next read
+    /// stays: what comes is likely to be like what came.
     pub(crate) fn relax(&mut self) {
         if self.buf.is_empty() && self.buf.capacity() > READ_MIN {
             self.buf = BytesMut::new();
-            self.next = READ_MIN;
         }
     }
 }

@@ -95,7 +95,11 @@ fn table_bytes(models: usize, roll: bool) -> Bytes {
     Bytes::from(table.expect("a push of tables").to_any("").value)
 }
 
-fn table(bytes: &Bytes, clusters: &Clusters, previous: &RouteCache) -> (RouteTable, RouteCache) {
+fn table(
+    bytes: &Bytes,
+    clusters: &Clusters,
+    previous: &RouteCache,
+) -> (Arc<RouteTable>, RouteCache) {
     let context = RouteContext { clusters, rewrite: false };
     decode::table(bytes, &context, previous).expect("the scheduler's own table")
 }

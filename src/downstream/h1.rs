@@ -259,6 +259,7 @@ impl Downstream for Client {
                     return Poll::Ready(Some(Err(DownstreamError::Gone)));
                 }
             }
+            self.reader.expect(self.body.announced());
             match ready!(self.reader.poll_fill(&mut self.io, cx)) {
                 Ok(0) | Err(_) => return Poll::Ready(Some(Err(DownstreamError::Gone))),
                 Ok(_) => {}

@@ -58,6 +58,22 @@ impl BodyDecoder {
         }
     }
 
+    /// Bytes of body that are announced and not yet here; 0 if nobody knows.
+    #[must_use]
+    pub fn announced(&self) -> u64 {
+        match self {
+            Self::None | Self::UntilClose => 0,
+            Self::Length(decoder) => decoder.left,
+            Self::Chunked(decoder) => {
+                if decoder.state == State::Data {
+                    decoder.size
+                } else {
+                    0
+                }
+            }
+        }
+    }
+
     /// True if the peer may close now: the body is over, or ends so.
     #[must_use]
     pub fn may_end_here(&self) -> bool {

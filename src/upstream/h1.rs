@@ -189,6 +189,7 @@ impl Upstream for Http1 {
                 Ok(None) => {}
                 Err(_) => return Poll::Ready(Some(Err(UpstreamError::ProtocolError))),
             }
+            self.reader.expect(body.announced());
             match ready!(self.fill(cx)) {
                 Ok(0) => {
                     let Some(body) = &mut self.body else { return Poll::Ready(None) };

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::type_complexity)] // a failed unwrap is a failed test
 
+use std::sync::Arc;
+
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,11 +22,14 @@ use super::*;
 use crate::model::*;
 use crate::seldon;
 
-fn compile(config: &rt::RouteConfiguration) -> Result<RouteTable, Invalid> {
+fn compile(config: &rt::RouteConfiguration) -> Result<Arc<RouteTable>, Invalid> {
     compile_with(config, false)
 }
 
-fn compile_with(config: &rt::RouteConfiguration, rewrite: bool) -> Result<RouteTable, Invalid> {
+fn compile_with(
+    config: &rt::RouteConfiguration,
+    rewrite: bool,
+) -> Result<Arc<RouteTable>, Invalid> {
     let clusters = Clusters::default();
     let cx = RouteContext { clusters: &clusters, rewrite };
     let bytes = Bytes::from(config.encode_to_vec());
@@ -82,9 +87,9 @@ fn edited(edit: impl FnOnce(&mut rt::Route)) -> rt::Route {
 }
 
 fn forward(route: rt::Route) -> Forward {
-    let mut table = compile(&config(vec![route])).unwrap();
+    let mut table = Arc::into_inner(compile(&config(vec![route])).unwrap()).unwrap();
     let route = table.virtual_hosts.remove(0).routes.remove(0);
-    match std::sync::Arc::try_unwrap(route).map(|r| r.action) {
+    match Arc::try_unwrap(route).map(|r| r.action) {
         Ok(Action::Forward(forward)) => forward,
         _ => panic!("not a forward"),
     }
@@ -299,13 +304,13 @@ fn unchanged_routes_are_reused_and_what_they_inherit_is_part_of_them() {
     let (before, cache) = build(&config(vec![named("a"), named("b")]), &RouteCache::default());
     let (after, cache) = build(&config(vec![named("b"), named("x"), named("a")]), &cache);
     let route =
-        |table: &RouteTable, i: usize| std::sync::Arc::clone(&table.virtual_hosts[0].routes[i]);
-    assert!(std::sync::Arc::ptr_eq(&route(&before, 0), &route(&after, 2)));
-    assert!(std::sync::Arc::ptr_eq(&route(&before, 1), &route(&after, 0)));
+        |table: &RouteTable, i: usize| Arc::clone(&table.virtual_hosts[0].routes[i]);
+    assert!(Arc::ptr_eq(&route(&before, 0), &route(&after, 2)));
+    assert!(Arc::ptr_eq(&route(&before, 1), &route(&after, 0)));
     let mut other = config(vec![named("a")]);
     other.virtual_hosts[0].retry_policy = Some(rt::RetryPolicy::default());
     let (inheriting, _) = build(&other, &cache);
-    assert!(!std::sync::Arc::ptr_eq(&route(&after, 2), &route(&inheriting, 0)));
+    assert!(!Arc::ptr_eq(&route(&after, 2), &route(&inheriting, 0)));
 }
 
 fn rewrites(config: &rt::RouteConfiguration, rewrite: bool) -> Vec<Option<String>> {

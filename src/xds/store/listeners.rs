@@ -167,7 +167,7 @@ impl Store {
                     RouteContext { clusters: &self.plane.clusters, rewrite: self.options.rewrite };
                 let (table, _) = decode::table(&table, &cx, &RouteCache::default())
                     .map_err(|e| e.at("route_config").to_string())?;
-                TableSource::Inline(Arc::new(table))
+                TableSource::Inline(table)
             }
         };
         let tls = decoded.tls.map(|spec| self.secrets.downstream(spec, now));

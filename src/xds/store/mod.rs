@@ -89,7 +89,7 @@ pub type Save = Box<dyn FnMut(&Resources) + Send>;
 /// Changes of a moment are saved together.
 const SAVE_DELAY: Duration = Duration::from_secs(1);
 
-/// How often removed clusters are looked at: workers let go of the previous
+/// How often removed clusters and replaced tables are looked at: workers let go of the previous
 /// snapshot at their next request.
 const LEAVING_CHECK: Duration = Duration::from_millis(250);
 
@@ -119,6 +119,10 @@ pub struct Store {
     clusters_warm: bool,
     changed: bool,
     save_at: Option<Instant>,
+    /// Replaced tables may have been the last to name a slot.
+    unswept: bool,
+    /// Replaced tables are still in use.
+    retired: bool,
     stale: bool,
 }
 
@@ -142,6 +146,8 @@ impl Store {
             clusters_warm: false,
             changed: false,
             save_at: None,
+            unswept: false,
+            retired: false,
             stale: false,
         }
     }
@@ -325,6 +331,11 @@ impl Store {
         self.changed |= self.listeners.promote(&self.tables, &self.plane.stats.control);
         self.forget_tables();
         let failed = if self.changed { self.publish_snapshot() } else { Vec::new() };
+        self.retired = self.tables.free_retired();
+        if self.unswept && !self.retired {
+            self.plane.clusters.sweep();
+            self.unswept = false;
+        }
         self.release_clusters(now);
         self.update_state();
         if let (Some(at), Some(save)) = (self.save_at, &mut self.save)
@@ -337,7 +348,8 @@ impl Store {
     }
 
     fn next_deadline(&self, now: Instant) -> Option<Instant> {
-        let leaving = self.clusters.is_any_leaving().then(|| now + LEAVING_CHECK);
+        let used = self.retired || self.clusters.is_any_leaving();
+        let leaving = used.then(|| now + LEAVING_CHECK);
         let save = self.save_at.filter(|_| self.save.is_some());
         let waits = [self.tables.next_deadline(&self.clusters), self.secrets.next_deadline()];
         [leaving, save].into_iter().chain(waits).flatten().min()
@@ -366,7 +378,7 @@ impl Store {
                 break;
             }
         }
-        self.plane.clusters.sweep();
+        self.unswept = true;
         failed
     }
 

@@ -54,6 +54,9 @@ impl Waiting {
 #[derive(Debug, Default)]
 pub(super) struct Tables {
     by_name: BTreeMap<String, TableState>,
+    /// Replaced tables that a worker may still use. The last one to let go frees
+    /// thousands of routes: that had better be this thread.
+    retired: Vec<Arc<RouteTable>>,
 }
 
 impl Tables {
@@ -89,6 +92,19 @@ impl Tables {
         opened
     }
 
+    /// Frees replaced tables that nobody else uses any more; true if some are
+    /// left.
+    pub(super) fn free_retired(&mut self) -> bool {
+        self.retired.retain(|table| {
+            let used = Arc::strong_count(table) > 1;
+            if !used {
+                table.virtual_hosts.iter().for_each(|host| decode::fetch(host.routes.iter()));
+            }
+            used
+        });
+        !self.retired.is_empty()
+    }
+
     /// Puts tables into force whose clusters are there or whose deadline has
     /// passed; true if there were any.
     pub(super) fn release(&mut self, clusters: &ClusterStates, now: Instant) -> bool {
@@ -99,7 +115,7 @@ impl Tables {
                 continue;
             }
             if let Some(waiting) = state.waiting.take() {
-                state.active = Some(waiting.table);
+                self.retired.extend(state.active.replace(waiting.table));
                 changed = true;
             }
         }
@@ -140,7 +156,7 @@ impl Store {
             let moment = if state.active.is_some() { UNKNOWN_WAIT } else { Duration::ZERO };
             let until_known = replaced.map_or(now + moment, |w| w.until_known).min(until);
             state.cache = cache;
-            state.waiting = Some(Waiting { table: Arc::new(table), missing, until, until_known });
+            state.waiting = Some(Waiting { table, missing, until, until_known });
         }
         self.keep_raw(ResourceType::Route, resource);
         Ok(())
