@@ -16,6 +16,9 @@ const READ_MIN: usize = 8 * 1024;
 const READ_MAX: usize = 256 * 1024;
 /// Largest read that the announced length of a body is worth by itself.
 const READ_EXPECTED: usize = 64 * 1024;
+/// So many small reads in a row are no reason yet to ask for less: the end of a
+/// large body is one.
+const SMALL_READS: u8 = 4;
 /// Pieces up to this size are copied into the queue's own buffer; larger ones
 /// are queued by reference.
 const COPY_MAX: usize = 2 * 1024;
@@ -186,6 +189,8 @@ pub(crate) struct Reader {
     pub(crate) buf: BytesMut,
     /// Size of the next read; doubles while reads fill it.
     next: usize,
+    /// Reads in a row that took less than a quarter of it.
+    small: u8,
     /// All bytes ever read.
     pub(crate) total: u64,
     /// The peer has sent FIN.
@@ -213,9 +218,13 @@ impl Reader {
         if n == 0 {
             self.eof = true;
         } else if n >= want {
-            self.next = (want * 2).min(READ_MAX);
-        } else if n < want / 4 {
-            self.next = (want / 2).max(READ_MIN);
+            (self.next, self.small) = ((want * 2).min(READ_MAX), 0);
+        } else if n >= want / 4 {
+            self.small = 0;
+        } else if self.small < SMALL_READS {
+            self.small += 1;
+        } else {
+            (self.next, self.small) = ((want / 2).max(READ_MIN), 0);
         }
         self.total += n as u64;
         Poll::Ready(Ok(n))

@@ -39,6 +39,8 @@ const LANES: usize = 6;
 const PATIENCE: Duration = Duration::from_millis(200);
 /// The same when a difference is looked at again.
 const MORE_PATIENCE: Duration = Duration::from_millis(1500);
+/// How often a difference is looked at again.
+const MORE_TRIES: u32 = 3;
 /// Between the parts of a message.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -113,9 +115,12 @@ pub fn run(envoy: &Side, radiant: &Side, wanted: impl Fn(&str) -> bool) -> Corpu
         took: Duration::ZERO,
     };
     for (message, mut both) in outcomes.into_inner().unwrap() {
-        if both.envoy != both.radiant {
-            // What is a matter of timing does not show a second time.
-            both = compare(&envoy, &radiant, 0, message, MORE_PATIENCE);
+        // What is a matter of timing (a message that one of them got in two
+        // reads) does not show every time.
+        for _ in 0..MORE_TRIES {
+            if both.envoy != both.radiant {
+                both = compare(&envoy, &radiant, 0, message, MORE_PATIENCE);
+            }
         }
         corpus.add(message, &both);
     }

@@ -303,8 +303,7 @@ fn unchanged_routes_are_reused_and_what_they_inherit_is_part_of_them() {
     };
     let (before, cache) = build(&config(vec![named("a"), named("b")]), &RouteCache::default());
     let (after, cache) = build(&config(vec![named("b"), named("x"), named("a")]), &cache);
-    let route =
-        |table: &RouteTable, i: usize| Arc::clone(&table.virtual_hosts[0].routes[i]);
+    let route = |table: &RouteTable, i: usize| Arc::clone(&table.virtual_hosts[0].routes[i]);
     assert!(Arc::ptr_eq(&route(&before, 0), &route(&after, 2)));
     assert!(Arc::ptr_eq(&route(&before, 1), &route(&after, 0)));
     let mut other = config(vec![named("a")]);
