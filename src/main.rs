@@ -40,8 +40,13 @@ fn execute() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Reads the configuration, on a thread of its own: the descriptors that a
+/// bootstrap is read by are 5 MiB, which the allocator gives back when the thread
+/// ends.
 fn settings(flags: &Flags) -> anyhow::Result<Settings> {
-    Ok(config::load(flags, &Environment::from_process())?)
+    let load = || config::load(flags, &Environment::from_process());
+    let loaded = std::thread::scope(|scope| scope.spawn(load).join());
+    Ok(loaded.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?)
 }
 
 fn serve(settings: Settings) -> anyhow::Result<()> {

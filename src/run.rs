@@ -27,6 +27,8 @@ use crate::xds::{Resource, SharedStore, Store, StoreOptions, Update, update::Res
 
 /// Longest time that the end of the process waits for the access logs' disk.
 const LOG_FLUSH: Duration = Duration::from_secs(2);
+/// How often freed memory goes back to the system.
+const GIVE_BACK: Duration = Duration::from_secs(1);
 
 /// Why the process did not start. Names the setting and its value.
 #[derive(Debug, thiserror::Error)]
@@ -152,6 +154,16 @@ struct Control {
     signals: bool,
 }
 
+/// Returns freed memory to the system now and then: the allocator does that only
+/// when it gets a large block back, some 100 ms after others.
+async fn give_back() {
+    let mut tick = tokio::time::interval(GIVE_BACK);
+    loop {
+        tick.tick().await;
+        drop(std::hint::black_box(Vec::<u8>::with_capacity(1024 * 1024)));
+    }
+}
+
 impl Control {
     async fn start(
         plane: &Arc<Plane>,
@@ -193,6 +205,7 @@ impl Control {
         if let Some(utility) = &settings.utility {
             tokio::task::spawn_local(serve_utility(utility.clone(), Arc::clone(plane), ops));
         }
+        tokio::task::spawn_local(give_back());
         tokio::task::spawn_local(store.clone().run());
         tokio::task::spawn_local({
             let plane = Arc::clone(plane);

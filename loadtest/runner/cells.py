@@ -13,6 +13,8 @@ from .proxies import NAMES, Proxy, Upstream
 
 #: Straight to the upstream: what the proxies add is counted from here.
 DIRECT = "Direct"
+#: Seconds after its start when a proxy is idle.
+IDLE = 2
 #: Bytes of an answer's message on the wire, and messages of a streamed answer.
 GRPC_REPLY, STREAM_MESSAGES = 133, 50
 
@@ -53,6 +55,7 @@ class World:
         else:
             self.proxies[key] = Proxy(name, self.tools, self.upstream(workers), self.directory,
                                       workers, models)
+            time.sleep(IDLE)
             self.proxies[key].idle_mib = self.proxies[key].resident()
         return self.proxies[key]
 
