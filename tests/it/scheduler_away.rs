@@ -119,7 +119,8 @@ fn without_a_scheduler_nothing_is_served_until_there_is_one() {
     let _scheduler = mesh.scheduler(&["iris"]);
     mesh.wait_serving();
     assert_eq!(mesh.status("iris"), 200);
-    assert_eq!(proxy.plane().state(), ServerState::Live);
+    // It is told once the listeners are open.
+    eventually("the proxy is live", || proxy.plane().state() == ServerState::Live);
 }
 
 #[test]
