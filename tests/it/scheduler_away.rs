@@ -138,7 +138,7 @@ fn a_saved_snapshot_serves_until_the_scheduler_answers() {
 
     let proxy = mesh.proxy_with(Some(path));
     mesh.wait_serving();
-    assert_eq!(proxy.plane().state(), ServerState::Live);
+    eventually("the proxy is live", || proxy.plane().state() == ServerState::Live);
     assert_eq!(proxy.plane().stats.control.config_stale.value(), 1);
     let clients = Load::start(2, mesh.ports.addr(0), &["iris", "cars"].map(get));
     assert_eq!(mesh.status("lost"), 200);
