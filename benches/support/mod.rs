@@ -95,13 +95,14 @@ fn table_bytes(models: usize, roll: bool) -> Bytes {
     Bytes::from(table.expect("a push of tables").to_any("").value)
 }
 
-fn table(
-    bytes: &Bytes,
-    clusters: &Clusters,
-    previous: &RouteCache,
-) -> (Arc<RouteTable>, RouteCache) {
+fn table(bytes: &Bytes, clusters: &Clusters, cache: &mut RouteCache) -> Arc<RouteTable> {
     let context = RouteContext { clusters, rewrite: false };
-    decode::table(bytes, &context, previous).expect("the scheduler's own table")
+    decode::table(bytes, &context, cache).expect("the scheduler's own table")
+}
+
+/// A table that has no predecessor.
+fn first_table(models: usize) -> Arc<RouteTable> {
+    table(&table_bytes(models, false), &Clusters::default(), &mut RouteCache::default())
 }
 
 fn parsed_request() -> RequestHead {
@@ -118,8 +119,7 @@ fn target<'t>(table: &'t RouteTable, head: &RequestHead) -> &'t WeightedTarget {
 }
 
 fn lookup(models: usize) -> Box<dyn FnMut()> {
-    let (table, _) =
-        table(&table_bytes(models, false), &Clusters::default(), &RouteCache::default());
+    let table = first_table(models);
     let head = parsed_request();
     Box::new(move || {
         black_box(table.find(black_box(&head), 7));
@@ -129,7 +129,7 @@ fn lookup(models: usize) -> Box<dyn FnMut()> {
 fn compile(models: usize) -> Box<dyn FnMut()> {
     let bytes = table_bytes(models, false);
     Box::new(move || {
-        black_box(table(&bytes, &Clusters::default(), &RouteCache::default()));
+        black_box(table(&bytes, &Clusters::default(), &mut RouteCache::default()));
     })
 }
 
@@ -137,18 +137,17 @@ fn compile(models: usize) -> Box<dyn FnMut()> {
 fn update_one(models: usize) -> Box<dyn FnMut()> {
     let versions = [table_bytes(models, true), table_bytes(models, false)];
     let clusters = Clusters::default();
-    let (_, mut cache) = table(&versions[1], &clusters, &RouteCache::default());
+    let mut cache = RouteCache::default();
+    table(&versions[1], &clusters, &mut cache);
     let mut turn = 0;
     Box::new(move || {
-        let (compiled, next) = table(&versions[turn], &clusters, &cache);
-        black_box(compiled);
-        cache = next;
+        black_box(table(&versions[turn], &clusters, &mut cache));
         turn ^= 1;
     })
 }
 
 fn header_mutation() -> Box<dyn FnMut()> {
-    let (table, _) = table(&table_bytes(1, false), &Clusters::default(), &RouteCache::default());
+    let table = first_table(1);
     let (mut head, mut answer, mut scratch) =
         (RequestHead::default(), ResponseHead::default(), Vec::new());
     let template = parsed_request();
@@ -233,7 +232,7 @@ fn response_head() -> Box<dyn FnMut()> {
 /// models: parse, rules of the edge, header filter, route, target, mutations,
 /// write.
 fn request_whole() -> Box<dyn FnMut()> {
-    let (table, _) = table(&table_bytes(1000, false), &Clusters::default(), &RouteCache::default());
+    let table = first_table(1000);
     let (mut head, mut scratch, mut out) = (RequestHead::default(), Vec::new(), Vec::new());
     Box::new(move || {
         let parsed = request::parse(black_box(REQUEST), &HeadLimits::REQUEST, &mut head);

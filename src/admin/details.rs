@@ -62,7 +62,7 @@ impl Waiting {
 /// Clusters that a table names and that are not routable.
 fn missing(table: &RouteTable, clusters: &Clusters) -> Vec<String> {
     let mut names = Vec::new();
-    for route in table.virtual_hosts.iter().flat_map(|host| &host.routes) {
+    for route in table.virtual_hosts.iter().flat_map(|host| host.routes.iter()) {
         let Action::Forward(forward) = &route.action else { continue };
         let targets = forward.targets.iter().map(|t| &t.cluster);
         for slot in targets.chain(forward.mirrors.iter().map(|m| &m.cluster)) {

@@ -284,7 +284,7 @@ fn listener_and_table(listener: &Listener) -> Result<(), decode::Invalid> {
     if let RouteSource::Inline(table) = decoded.routes {
         let clusters = Clusters::default();
         let context = RouteContext { clusters: &clusters, rewrite: false };
-        decode::table(&table, &context, &RouteCache::default())
+        decode::table(&table, &context, &mut RouteCache::default())
             .map_err(|e| e.at("filter_chains[0].filters[0].typed_config.route_config"))?;
     }
     Ok(())

@@ -321,7 +321,7 @@ fn the_decoder_understands_every_resource() {
                 (ResourceType::Cluster, r) => drop(decode::cluster(&r.value).unwrap()),
                 (ResourceType::Listener, r) => drop(decode::listener(&r.value).unwrap()),
                 (_, r) => {
-                    drop(decode::table(&r.value, &context, &Default::default()).unwrap());
+                    drop(decode::table(&r.value, &context, &mut Default::default()).unwrap());
                 }
             }
         }

@@ -1,112 +1,175 @@
-//! Route lookup that does not depend on the number of models.
+//! Route lookup that does not depend on the number of models, and that costs
+//! what changed when the table changes.
 //!
 //! A scheduler's table tells its routes apart by an exact `seldon-model` value.
-//! The index maps that value to the routes that ask for it, in table order, and
-//! keeps the other routes in a list of their own. A lookup merges both in table
-//! order, so the answer is that of an ordered scan for every table.
+//! The index finds that value's routes by hash and keeps the other routes in a
+//! list of their own. Where more than one list may hold the first match they are
+//! merged in table order, so the answer is that of an ordered scan for every
+//! table.
 //!
-//! Nothing is copied: the hash table holds positions, hashed by the value that
-//! the route itself keeps, and routes of the same value are chained by position.
-//! That is four bytes a route plus about ten a model.
+//! Routes are spread over buckets of some dozens, each an immutable piece that
+//! successive tables share: [`IndexEditor`] makes a new index out of the last one
+//! and writes only the buckets anew in which something changed. A lookup reads
+//! one line of a bucket, then the routes themselves.
+
+mod edit;
 
 use std::sync::Arc;
 
-use hashbrown::HashTable;
-use hashbrown::hash_table::Entry;
 use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::headers::{HeaderId, RequestHead};
 use crate::model::{HeaderMatch, Route, RouteTable, StringMatch, VirtualHost};
 
-/// End of a chain.
-const END: u32 = u32::MAX;
+pub use edit::{Edited, IndexEditor, Listed};
 
 /// Hash index of a virtual host's routes on the exact `seldon-model` value.
 #[derive(Debug, Default)]
 pub struct RouteIndex {
-    /// First position of each value's chain.
-    heads: HashTable<u32>,
-    /// By position: the next position of the same chain, or [`END`].
-    next: Box<[u32]>,
-    /// Positions of routes without such a matcher, ascending.
-    rest: Box<[u32]>,
+    /// By the highest bits of the value's hash; a power of two of them, or none.
+    buckets: Box<[Arc<Bucket>]>,
+    /// Routes without such a matcher, in table order.
+    rest: Box<[Slot]>,
+    /// Position in the table by [`Slot::id`].
+    places: Box<[u32]>,
+    /// Routes listed, repetitions included.
+    len: usize,
+}
+
+/// An open-addressed table, at most half full. Routes of one value follow each
+/// other in table order.
+type Bucket = [Option<Slot>];
+
+/// A route in the index.
+#[derive(Clone, Debug)]
+struct Slot {
+    /// The lowest bits of the value's hash.
+    tag: u32,
+    /// Names the route from table to table ([`IndexEditor`]).
+    id: u32,
+    route: Arc<Route>,
+}
+
+/// Hash of a `seldon-model` value, taken apart.
+#[derive(Clone, Copy, Debug)]
+struct Hash(u64);
+
+impl Hash {
+    fn of(value: &[u8]) -> Self {
+        Self(xxh3_64(value))
+    }
+
+    /// Kept beside the route, to tell values apart without reading it.
+    #[expect(clippy::cast_possible_truncation, reason = "the lowest bits are meant")]
+    fn tag(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// Which of `count` buckets, a power of two.
+    fn bucket(self, count: usize) -> usize {
+        (self.0 >> 48) as usize & (count - 1)
+    }
+
+    /// Where a search begins in a bucket of `size`, a power of two.
+    fn start(self, size: usize) -> usize {
+        (self.0 >> 32) as usize & (size - 1)
+    }
 }
 
 impl RouteIndex {
-    /// Indexes `routes`. Lookups must be given the same list.
+    /// Indexes a list of routes.
     #[must_use]
-    pub fn build(routes: &[Arc<Route>]) -> Self {
-        let keyed = routes.iter().filter(|r| key(r).is_some()).count();
-        let mut heads = HashTable::with_capacity(keyed / 2);
-        let mut next = vec![END; routes.len()];
-        let mut rest = Vec::with_capacity(routes.len() - keyed);
-        // From the back, so that each chain ends up in table order.
-        for (position, route) in (0..END).zip(routes).rev() {
-            let Some(value) = key(route) else {
-                rest.push(position);
-                continue;
-            };
-            let same = |other: &u32| key_at(routes, *other) == Some(value);
-            let rehash = |other: &u32| xxh3_64(key_at(routes, *other).unwrap_or_default());
-            match heads.entry(xxh3_64(value), same, rehash) {
-                Entry::Occupied(mut head) => {
-                    next[position as usize] = *head.get();
-                    *head.get_mut() = position;
-                }
-                Entry::Vacant(free) => {
-                    free.insert(position);
-                }
-            }
-        }
-        heads.shrink_to_fit(|p| xxh3_64(key_at(routes, *p).unwrap_or_default()));
-        rest.reverse();
-        Self { heads, next: next.into(), rest: rest.into() }
+    pub fn build(routes: impl IntoIterator<Item = Arc<Route>>) -> Self {
+        IndexEditor::default().edit(routes.into_iter().map(Listed::New).collect()).index
+    }
+
+    /// Number of routes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True if there is no route.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Every route once, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.slots().map(|slot| &slot.route)
+    }
+
+    /// Every route once, in table order.
+    #[must_use]
+    pub fn in_order(&self) -> Vec<&Arc<Route>> {
+        let mut slots: Vec<_> = self.slots().collect();
+        slots.sort_by_key(|slot| self.place(slot));
+        slots.into_iter().map(|slot| &slot.route).collect()
     }
 
     /// The first route in table order that matches; `draw` as in
     /// [`crate::model::RouteMatch::matches`].
     #[must_use]
-    pub fn find<'a>(
-        &self,
-        routes: &'a [Arc<Route>],
-        head: &RequestHead,
-        draw: u64,
-    ) -> Option<&'a Arc<Route>> {
-        let mut chains: SmallVec<[u32; 4]> = head
-            .headers
-            .all(HeaderId::SeldonModel)
-            .filter_map(|value| self.chain(routes, value))
-            .collect();
-        let mut rest = self.rest.iter().copied().peekable();
+    pub fn find(&self, head: &RequestHead, draw: u64) -> Option<&Arc<Route>> {
+        let mut values = head.headers.all(HeaderId::SeldonModel);
+        let value = values.next();
+        if !self.rest.is_empty() || values.next().is_some() {
+            return self.find_merged(head, draw);
+        }
+        let value = value?;
+        let mut chain = self.chain(Hash::of(value));
+        let found = chain.find(|slot| {
+            slot.route.touch();
+            key(&slot.route) == Some(value) && slot.route.matcher.matches(head, draw)
+        })?;
+        Some(&found.route)
+    }
+
+    /// The same where the first match may be in one of several lists.
+    #[cold]
+    fn find_merged(&self, head: &RequestHead, draw: u64) -> Option<&Arc<Route>> {
+        let mut keyed = SmallVec::<[&Slot; 16]>::new();
+        for value in head.headers.all(HeaderId::SeldonModel) {
+            let chain = self.chain(Hash::of(value));
+            keyed.extend(chain.filter(|slot| key(&slot.route) == Some(value)));
+        }
+        keyed.sort_unstable_by_key(|slot| self.place(slot));
+        let mut keyed = keyed.into_iter().peekable();
+        let mut rest = self.rest.iter().peekable();
         loop {
-            let indexed = chains.iter().copied().min().unwrap_or(END);
-            let position = indexed.min(rest.peek().copied().unwrap_or(END));
-            let route = routes.get(position as usize)?;
-            if route.matcher.matches(head, draw) {
-                return Some(route);
-            }
-            if position != indexed {
-                rest.next();
-                continue;
-            }
-            let after = self.next.get(position as usize).copied().unwrap_or(END);
-            for chain in &mut chains {
-                if *chain == position {
-                    *chain = after;
-                }
+            let slot = match (keyed.peek(), rest.peek()) {
+                (Some(a), Some(b)) if self.place(a) > self.place(b) => rest.next(),
+                (Some(_), _) => keyed.next(),
+                (None, _) => rest.next(),
+            }?;
+            if slot.route.matcher.matches(head, draw) {
+                return Some(&slot.route);
             }
         }
     }
 
-    /// The first position whose route asks for exactly this value.
-    fn chain(&self, routes: &[Arc<Route>], value: &[u8]) -> Option<u32> {
-        self.heads.find(xxh3_64(value), |p| key_at(routes, *p) == Some(value)).copied()
+    /// Routes that ask for a value of this hash, in table order; one of another
+    /// hash may be among them.
+    fn chain(&self, hash: Hash) -> impl Iterator<Item = &Slot> {
+        let bucket: &Bucket = match &*self.buckets {
+            [] => &[],
+            buckets => &buckets[hash.bucket(buckets.len())],
+        };
+        let start = if bucket.is_empty() { 0 } else { hash.start(bucket.len()) };
+        let (before, from) = bucket.split_at(start);
+        let slots = from.iter().chain(before).map_while(Option::as_ref);
+        slots.filter(move |slot| slot.tag == hash.tag())
     }
-}
 
-fn key_at(routes: &[Arc<Route>], position: u32) -> Option<&[u8]> {
-    routes.get(position as usize).and_then(|route| key(route))
+    fn slots(&self) -> impl Iterator<Item = &Slot> {
+        self.buckets.iter().flat_map(|bucket| bucket.iter()).flatten().chain(&self.rest)
+    }
+
+    fn place(&self, slot: &Slot) -> u32 {
+        self.places.get(slot.id as usize).copied().unwrap_or(u32::MAX)
+    }
 }
 
 /// The value that some `seldon-model` line must equal for the route to match.
@@ -159,7 +222,7 @@ impl RouteTable {
     #[must_use]
     pub fn find(&self, head: &RequestHead, draw: u64) -> Option<(&VirtualHost, &Arc<Route>)> {
         let host = self.host_for(head.authority())?;
-        Some((host, host.index.find(&host.routes, head, draw)?))
+        Some((host, host.routes.find(head, draw)?))
     }
 }
 

@@ -1,5 +1,3 @@
-use std::time::Instant;
-
 use bytes::Bytes;
 use proptest::prelude::*;
 
@@ -51,7 +49,17 @@ fn naive(routes: &[Arc<Route>], head: &RequestHead, draw: u64) -> Option<usize> 
 }
 
 fn indexed(routes: &[Arc<Route>], head: &RequestHead, draw: u64) -> Option<usize> {
-    let found = RouteIndex::build(routes).find(routes, head, draw)?;
+    let index = RouteIndex::build(routes.iter().map(Arc::clone));
+    position(&index, routes, head, draw)
+}
+
+fn position(
+    index: &RouteIndex,
+    routes: &[Arc<Route>],
+    head: &RequestHead,
+    draw: u64,
+) -> Option<usize> {
+    let found = index.find(head, draw)?;
     routes.iter().position(|r| Arc::ptr_eq(r, found))
 }
 
@@ -150,30 +158,117 @@ fn scheduler_table(models: usize) -> Vec<Arc<Route>> {
 #[test]
 fn a_large_table_is_small_and_complete() {
     let routes = scheduler_table(20_000);
-    let started = Instant::now();
-    let index = RouteIndex::build(&routes);
-    let took = started.elapsed();
-    // 4 bytes a route, at most 10 bytes a model in the table of heads.
-    assert_eq!(index.next.len(), routes.len());
-    assert!(index.heads.allocation_size() <= 20_000 * 10, "{}", index.heads.allocation_size());
+    let index = RouteIndex::build(routes.iter().map(Arc::clone));
+    let slots: usize = index.buckets.iter().map(|bucket| bucket.len()).sum();
+    // 64 to 128 bytes a model, of two routes, and four a route for its place.
+    assert_eq!(size_of::<Option<Slot>>(), 16);
+    assert!((4 * 20_000..=8 * 20_000).contains(&slots), "{slots}");
+    assert_eq!((index.places.len(), index.len()), (routes.len(), routes.len()));
     assert!(index.rest.is_empty());
     for i in [0, 1, 777, 19_999] {
         let line = [("seldon-model".to_owned(), format!("model-{i}"))];
-        let at = |path: &str| {
-            let found = index.find(&routes, &request(path, &line), 0).unwrap();
-            routes.iter().position(|r| Arc::ptr_eq(r, found)).unwrap()
-        };
-        assert_eq!(at("/v2/models/x/infer"), 2 * i);
-        assert_eq!(at("/inference.GRPCInferenceService/ModelInfer"), 2 * i + 1);
+        let at = |path: &str| position(&index, &routes, &request(path, &line), 0);
+        assert_eq!(at("/v2/models/x/infer"), Some(2 * i));
+        assert_eq!(at("/inference.GRPCInferenceService/ModelInfer"), Some(2 * i + 1));
     }
-    println!("built {} routes in {took:?}", routes.len());
+    assert!(index.in_order().into_iter().zip(&routes).all(|(a, b)| Arc::ptr_eq(a, b)));
+}
+
+/// An editor, and which route has which id.
+#[derive(Default)]
+struct Editing {
+    editor: IndexEditor,
+    ids: Vec<(Arc<Route>, u32)>,
+}
+
+impl Editing {
+    fn edit(&mut self, table: &[Arc<Route>]) -> RouteIndex {
+        let held = |route: &Arc<Route>| {
+            self.ids.iter().find(|(held, _)| Arc::ptr_eq(held, route)).map(|(_, id)| *id)
+        };
+        let new: Vec<_> = table.iter().filter(|route| held(route).is_none()).collect();
+        let listed = table.iter().map(|route| match held(route) {
+            Some(id) => Listed::Held(id),
+            None => Listed::New(Arc::clone(route)),
+        });
+        let edited = self.editor.edit(listed.collect());
+        assert_eq!(edited.added.len(), new.len());
+        self.ids.retain(|(_, id)| !edited.removed.contains(id));
+        self.ids.extend(new.into_iter().map(Arc::clone).zip(edited.added));
+        edited.index
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// However a table became what it is, its index gives the answer of the
+    /// ordered scan, and so does that of the table before.
+    #[test]
+    fn an_edited_index_answers_as_an_ordered_scan(
+        pool in prop::collection::vec(any_route(), 1..40),
+        tables in prop::collection::vec(prop::collection::vec(any::<prop::sample::Index>(), 0..60), 1..6),
+        lines in prop::collection::vec("[ab]{0,2}", 1..3),
+        draw in any::<u64>(),
+    ) {
+        let lines: Vec<_> = lines.into_iter().map(|v| ("seldon-model".to_owned(), v)).collect();
+        let head = request("/v2/x", &lines);
+        let mut editing = Editing::default();
+        let mut before: Option<(RouteIndex, Vec<Arc<Route>>)> = None;
+        for picked in tables {
+            let table: Vec<_> = picked.iter().map(|i| Arc::clone(i.get(&pool))).collect();
+            let index = editing.edit(&table);
+            let found = position(&index, &table, &head, draw);
+            prop_assert_eq!(found, naive(&table, &head, draw));
+            prop_assert_eq!(index.len(), table.len());
+            if let Some((index, table)) = before.replace((index, table)) {
+                prop_assert_eq!(position(&index, &table, &head, draw), naive(&table, &head, draw));
+            }
+        }
+    }
 }
 
 #[test]
-fn a_list_that_is_not_the_indexed_one_does_no_harm() {
-    let index = RouteIndex::build(&scheduler_table(4));
-    let line = [("seldon-model".to_owned(), "model-3".to_owned())];
-    assert!(index.find(&[], &request("/v2", &line), 0).is_none());
+fn an_edit_writes_only_the_buckets_that_changed() {
+    let mut table = scheduler_table(5_000);
+    let mut editing = IndexEditor::default();
+    let first = editing.edit(table.iter().map(|r| Listed::New(Arc::clone(r))).collect());
+    // The scheduler's order of models is another one each time.
+    let order: Vec<usize> = (0..5_000).map(|i| (i * 37 + 11) % 5_000).collect();
+    let ids = order.iter().flat_map(|model| [2 * model, 2 * model + 1]);
+    let mut listed: Vec<_> = ids.clone().map(|i| Listed::Held(first.added[i])).collect();
+    let shuffled = editing.edit(listed);
+    let written = |a: &RouteIndex, b: &RouteIndex| {
+        a.buckets.iter().zip(&b.buckets).filter(|(a, b)| !Arc::ptr_eq(a, b)).count()
+    };
+    assert_eq!(written(&first.index, &shuffled.index), 0);
+    // One model gets another route, another one's two change places.
+    let changed = scheduler_table(1).remove(0);
+    listed = ids.clone().map(|i| Listed::Held(first.added[i])).collect();
+    let place = order.iter().position(|model| *model == 0).unwrap() * 2;
+    listed[place] = Listed::New(Arc::clone(&changed));
+    let swapped = order.iter().position(|model| *model == 4_999).unwrap() * 2;
+    listed.swap(swapped, swapped + 1);
+    let edited = editing.edit(listed);
+    assert_eq!(edited.removed, [first.added[0]]);
+    assert!(written(&shuffled.index, &edited.index) <= 2);
+    table[0] = changed;
+    for (model, want) in [(0, 0), (4_999, 9_998), (2_500, 5_000)] {
+        let line = [("seldon-model".to_owned(), format!("model-{model}"))];
+        let found = position(&edited.index, &table, &request("/v2/models/x", &line), 0);
+        assert_eq!(found, Some(want));
+    }
+}
+
+#[test]
+fn a_table_that_shrinks_gives_its_buckets_back() {
+    let table = scheduler_table(5_000);
+    let mut editing = Editing::default();
+    let large = editing.edit(&table);
+    let small = editing.edit(&table[..20]);
+    let none = editing.edit(&[]);
+    let sizes = [large, small, none].map(|index| index.buckets.len());
+    assert_eq!(sizes, [256, 1, 0]);
 }
 
 fn table(domains: &[&str]) -> RouteTable {

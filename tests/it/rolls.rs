@@ -37,7 +37,7 @@ fn experiment(name: &str) -> Operation {
 fn unroutable(plane: &Plane) -> (Vec<String>, usize) {
     let snapshot = plane.snapshot.load();
     let tables = snapshot.listeners.iter().map(|l| &l.routes);
-    let routes = tables.flat_map(|t| &t.virtual_hosts).flat_map(|v| &v.routes);
+    let routes = tables.flat_map(|t| &t.virtual_hosts).flat_map(|v| v.routes.iter());
     let targets = routes.flat_map(|r| match &r.action {
         Action::Forward(forward) => &*forward.targets,
         Action::Direct(_) => &[],

@@ -152,8 +152,7 @@ fn publish(plane: &Plane) {
     };
     let host = VirtualHost {
         domains: vec!["*".to_owned()],
-        routes: vec![Arc::new(route)],
-        index: RouteIndex::default(),
+        routes: RouteIndex::build([Arc::new(route)]),
         ..VirtualHost::default()
     };
     let table = RouteTable {

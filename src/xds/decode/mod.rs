@@ -27,7 +27,6 @@ mod walk;
 pub use cluster::{DecodedCluster, cluster};
 pub use error::Invalid;
 pub use listener::{DecodedListener, RouteSource, listener};
-pub(crate) use table::fetch;
 pub use table::{RouteCache, RouteContext, table};
 pub use tls::secret;
 pub(crate) use walk::first_string;

@@ -10,9 +10,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::route::v3 as pb;
-use hashbrown::{HashMap, HashSet};
+use hashbrown::{HashMap, HashSet, HashTable};
 use prost::Message;
-use smallvec::SmallVec;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
 
 use super::Invalid;
@@ -20,22 +19,19 @@ use super::error::{At, Unset, overlook, refuse};
 use super::header::mutations;
 use super::retry::retry_policy;
 use super::walk::split;
-use crate::logic::index::RouteIndex;
+use crate::logic::index::{IndexEditor, Listed, RouteIndex};
 use crate::model::{ClusterSlot, Clusters, NamedSlot, RetryPolicy, Route, RouteTable, VirtualHost};
 
 /// Field numbers that the walk looks for.
 const VIRTUAL_HOSTS: u64 = 2;
 const ROUTES: u64 = 3;
 
-/// Routes that are looked up before they are touched.
-const BATCH: usize = 64;
-
-/// Compiled routes of a table by the fingerprint of their bytes.
+/// What is kept of the last accepted table of a name: its routes by the
+/// fingerprint of their bytes.
 #[derive(Debug, Default)]
 pub struct RouteCache {
-    table: Arc<RouteTable>,
-    /// Virtual host and position of a route.
-    places: HashMap<u128, (u32, u32)>,
+    /// By position of the virtual host.
+    hosts: Vec<HostCache>,
     compiled: Vec<Arc<Route>>,
 }
 
@@ -45,11 +41,57 @@ impl RouteCache {
     pub fn take_compiled(&mut self) -> Vec<Arc<Route>> {
         std::mem::take(&mut self.compiled)
     }
+}
 
-    fn get(&self, fingerprint: u128) -> Option<&Arc<Route>> {
-        let (host, route) = *self.places.get(&fingerprint)?;
-        self.table.virtual_hosts.get(host as usize)?.routes.get(route as usize)
+/// Routes of a virtual host.
+#[derive(Debug, Default)]
+struct HostCache {
+    editor: IndexEditor,
+    /// By the editor's route id.
+    fingerprints: Vec<u128>,
+    /// Route ids by fingerprint.
+    ids: HashTable<u32>,
+}
+
+impl HostCache {
+    fn find(&self, fingerprint: u128) -> Option<u32> {
+        let same = |id: &u32| self.fingerprints[*id as usize] == fingerprint;
+        self.ids.find(hash(fingerprint), same).copied()
     }
+
+    /// Takes over what was planned.
+    fn commit(&mut self, plan: Plan) -> RouteIndex {
+        let edited = self.editor.edit(plan.listed);
+        for id in edited.removed {
+            let place = hash(self.fingerprints[id as usize]);
+            if let Ok(found) = self.ids.find_entry(place, |held| *held == id) {
+                found.remove();
+            }
+        }
+        for (id, fingerprint) in edited.added.into_iter().zip(plan.fingerprints) {
+            let at = id as usize;
+            self.fingerprints.resize(self.fingerprints.len().max(at + 1), 0);
+            self.fingerprints[at] = fingerprint;
+            let fingerprints = &self.fingerprints;
+            let rehash = |id: &u32| hash(fingerprints[*id as usize]);
+            self.ids.insert_unique(hash(fingerprint), id, rehash);
+        }
+        edited.index
+    }
+}
+
+/// A fingerprint is as good a hash as any.
+#[expect(clippy::cast_possible_truncation, reason = "half of it is enough")]
+fn hash(fingerprint: u128) -> u64 {
+    fingerprint as u64
+}
+
+/// A virtual host's routes, compiled and not yet in force.
+#[derive(Debug, Default)]
+struct Plan {
+    listed: Vec<Listed>,
+    /// Fingerprints of the new ones, in order.
+    fingerprints: Vec<u128>,
 }
 
 /// What compiling a table needs besides the table.
@@ -61,8 +103,8 @@ pub struct RouteContext<'a> {
     pub rewrite: bool,
 }
 
-/// Compiles a `RouteConfiguration`; `previous` is what the last accepted table
-/// of this name gave.
+/// Compiles a `RouteConfiguration`; `cache` holds what the last accepted table
+/// of this name gave, and then what this one does.
 ///
 /// # Errors
 ///
@@ -71,8 +113,8 @@ pub struct RouteContext<'a> {
 pub fn table(
     message: &Bytes,
     cx: &RouteContext<'_>,
-    previous: &RouteCache,
-) -> Result<(Arc<RouteTable>, RouteCache), Invalid> {
+    cache: &mut RouteCache,
+) -> Result<Arc<RouteTable>, Invalid> {
     let parts = split(message, VIRTUAL_HOSTS)?;
     let config = pb::RouteConfiguration::decode(&*parts.rest).map_err(malformed)?;
     refuse!(config; vhds, internal_only_headers, most_specific_header_mutations_wins,
@@ -83,14 +125,16 @@ pub fn table(
         return Err(Invalid::unsupported("validate_clusters"));
     }
     let mut session = Session::new(cx);
-    let mut compiler = Compiler { previous, next: RouteCache::default() };
-    compiler.next.places.reserve(previous.places.len());
     let mut virtual_hosts = Vec::with_capacity(parts.parts.len());
-    for (i, (number, host)) in (0..).zip(&parts.parts).enumerate() {
+    let mut plans = Vec::with_capacity(parts.parts.len());
+    let unknown = HostCache::default();
+    for (i, host) in parts.parts.iter().enumerate() {
         session.inherited = Inherited::default();
         session.inherited.mirrors.clone_from(&config.request_mirror_policies);
-        let host = compiler.virtual_host(host, number, &mut session);
-        virtual_hosts.push(host.at_index("virtual_hosts", i)?);
+        let held = cache.hosts.get(i).unwrap_or(&unknown);
+        let host = virtual_host(host, held, &mut session).at_index("virtual_hosts", i)?;
+        virtual_hosts.push(host.0);
+        plans.push(host.1);
     }
     check_domains(&virtual_hosts)?;
     let (request_headers, response_headers) = (
@@ -105,103 +149,88 @@ pub fn table(
             &session,
         )?,
     );
+    // From here on nothing can go wrong.
+    cache.hosts.resize_with(plans.len(), HostCache::default);
+    cache.compiled.clear();
+    for ((host, held), plan) in virtual_hosts.iter_mut().zip(&mut cache.hosts).zip(plans) {
+        let new = plan.listed.iter().filter_map(|listed| match listed {
+            Listed::New(route) => Some(Arc::clone(route)),
+            Listed::Held(_) => None,
+        });
+        cache.compiled.extend(new);
+        host.routes = held.commit(plan);
+    }
     let table = RouteTable { name: config.name, virtual_hosts, request_headers, response_headers };
-    let table = Arc::new(table);
-    compiler.next.table = Arc::clone(&table);
-    Ok((table, compiler.next))
+    Ok(Arc::new(table))
 }
 
-struct Compiler<'a> {
-    previous: &'a RouteCache,
-    next: RouteCache,
-}
-
-impl Compiler<'_> {
-    fn virtual_host(
-        &mut self,
-        message: &[u8],
-        number: u32,
-        session: &mut Session<'_>,
-    ) -> Result<VirtualHost, Invalid> {
-        let parts = split(message, ROUTES)?;
-        let host = pb::VirtualHost::decode(&*parts.rest).map_err(malformed)?;
-        refuse!(host; matcher, require_tls, typed_per_filter_config, include_request_attempt_count,
-            include_attempt_count_in_response, retry_policy_typed_config, hedge_policy,
-            include_is_timeout_retry_header, route_specifiers);
-        overlook!(host, "VirtualHost"; virtual_clusters, rate_limits, cors, metadata,
-            per_request_buffer_limit_bytes, request_body_buffer_limit);
-        if host.name.is_unset() {
-            return Err(Invalid::new("value length must be at least 1 characters").at("name"));
-        }
-        if host.domains.is_empty() {
-            return Err(Invalid::new("value must contain at least 1 item(s)").at("domains"));
-        }
-        let seed = session.inherit(&host)?;
-        let routes = self.routes(&parts.parts, (number, seed), session)?;
-        Ok(VirtualHost {
-            index: RouteIndex::build(&routes),
-            routes,
-            request_headers: mutations(
-                ("request_headers_to_add", &host.request_headers_to_add),
-                ("request_headers_to_remove", &host.request_headers_to_remove),
-                session,
-            )?,
-            response_headers: mutations(
-                ("response_headers_to_add", &host.response_headers_to_add),
-                ("response_headers_to_remove", &host.response_headers_to_remove),
-                session,
-            )?,
-            name: host.name,
-            domains: host.domains,
-        })
+/// A virtual host, still without its routes, and what is to become of them.
+fn virtual_host(
+    message: &[u8],
+    held: &HostCache,
+    session: &mut Session<'_>,
+) -> Result<(VirtualHost, Plan), Invalid> {
+    let parts = split(message, ROUTES)?;
+    let host = pb::VirtualHost::decode(&*parts.rest).map_err(malformed)?;
+    refuse!(host; matcher, require_tls, typed_per_filter_config, include_request_attempt_count,
+        include_attempt_count_in_response, retry_policy_typed_config, hedge_policy,
+        include_is_timeout_retry_header, route_specifiers);
+    overlook!(host, "VirtualHost"; virtual_clusters, rate_limits, cors, metadata,
+        per_request_buffer_limit_bytes, request_body_buffer_limit);
+    if host.name.is_unset() {
+        return Err(Invalid::new("value length must be at least 1 characters").at("name"));
     }
+    if host.domains.is_empty() {
+        return Err(Invalid::new("value must contain at least 1 item(s)").at("domains"));
+    }
+    let seed = session.inherit(&host)?;
+    let plan = routes(&parts.parts, held, seed, session)?;
+    let host = VirtualHost {
+        routes: RouteIndex::default(),
+        request_headers: mutations(
+            ("request_headers_to_add", &host.request_headers_to_add),
+            ("request_headers_to_remove", &host.request_headers_to_remove),
+            session,
+        )?,
+        response_headers: mutations(
+            ("response_headers_to_add", &host.response_headers_to_add),
+            ("response_headers_to_remove", &host.response_headers_to_remove),
+            session,
+        )?,
+        name: host.name,
+        domains: host.domains,
+    };
+    Ok((host, plan))
+}
 
-    /// The routes of the virtual host `number`; `seed` stands for what they
-    /// inherit.
-    fn routes(
-        &mut self,
-        parts: &[&[u8]],
-        (number, seed): (u32, u64),
-        session: &Session<'_>,
-    ) -> Result<Vec<Arc<Route>>, Invalid> {
-        let mut routes: Vec<Arc<Route>> = Vec::with_capacity(parts.len());
-        for batch in parts.chunks(BATCH) {
-            let held: SmallVec<[_; BATCH]> = batch
-                .iter()
-                .map(|bytes| {
-                    let fingerprint = xxh3_128_with_seed(bytes, seed);
-                    (fingerprint, self.previous.get(fingerprint))
-                })
-                .collect();
-            // Most routes are in nobody's cache. Reads wait for memory side by
-            // side, the atomic increments below would one after the other.
-            fetch(held.iter().filter_map(|(_, route)| *route));
-            for (bytes, (fingerprint, held)) in batch.iter().zip(held) {
-                let at = routes.len();
-                let route = match held {
-                    Some(route) => Arc::clone(route),
-                    None => self.compile(bytes, session).at_index("routes", at)?,
-                };
-                let place = u32::try_from(at)
-                    .map_err(|_| Invalid::new("more than 2^32 routes").at("routes"))?;
-                self.next.places.insert(fingerprint, (number, place));
-                routes.push(route);
+/// Compiles those routes that are not `held`; `seed` stands for what they
+/// inherit.
+fn routes(
+    parts: &[&[u8]],
+    held: &HostCache,
+    seed: u64,
+    session: &Session<'_>,
+) -> Result<Plan, Invalid> {
+    let mut plan = Plan { listed: Vec::with_capacity(parts.len()), fingerprints: Vec::new() };
+    if u32::try_from(parts.len()).is_err() {
+        return Err(Invalid::new("2^32 routes or more").at("routes"));
+    }
+    for (at, bytes) in parts.iter().enumerate() {
+        let fingerprint = xxh3_128_with_seed(bytes, seed);
+        plan.listed.push(match held.find(fingerprint) {
+            Some(id) => Listed::Held(id),
+            None => {
+                plan.fingerprints.push(fingerprint);
+                Listed::New(compile(bytes, session).at_index("routes", at)?)
             }
-        }
-        Ok(routes)
+        });
     }
-
-    fn compile(&mut self, bytes: &[u8], session: &Session<'_>) -> Result<Arc<Route>, Invalid> {
-        let message = pb::Route::decode(bytes).map_err(malformed)?;
-        let route = Arc::new(super::route::route(&message, session)?);
-        self.next.compiled.push(Arc::clone(&route));
-        Ok(route)
-    }
+    Ok(plan)
 }
 
-/// Brings the reference counts of routes into the cache.
-pub(crate) fn fetch<'a>(routes: impl Iterator<Item = &'a Arc<Route>>) {
-    std::hint::black_box(routes.map(Arc::strong_count).fold(0_usize, usize::wrapping_add));
+fn compile(bytes: &[u8], session: &Session<'_>) -> Result<Arc<Route>, Invalid> {
+    let message = pb::Route::decode(bytes).map_err(malformed)?;
+    Ok(Arc::new(super::route::route(&message, session)?))
 }
 
 /// What routes take over from their virtual host and table.

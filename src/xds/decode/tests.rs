@@ -33,7 +33,7 @@ fn compile_with(
     let clusters = Clusters::default();
     let cx = RouteContext { clusters: &clusters, rewrite };
     let bytes = Bytes::from(config.encode_to_vec());
-    table(&bytes, &cx, &RouteCache::default()).map(|(table, _)| table)
+    table(&bytes, &cx, &mut RouteCache::default())
 }
 
 fn config(routes: Vec<rt::Route>) -> rt::RouteConfiguration {
@@ -86,9 +86,14 @@ fn edited(edit: impl FnOnce(&mut rt::Route)) -> rt::Route {
     route
 }
 
+fn routes(table: &RouteTable) -> Vec<&Arc<Route>> {
+    table.virtual_hosts[0].routes.in_order()
+}
+
 fn forward(route: rt::Route) -> Forward {
-    let mut table = Arc::into_inner(compile(&config(vec![route])).unwrap()).unwrap();
-    let route = table.virtual_hosts.remove(0).routes.remove(0);
+    let table = compile(&config(vec![route])).unwrap();
+    let route = Arc::clone(routes(&table)[0]);
+    drop(table);
     match Arc::try_unwrap(route).map(|r| r.action) {
         Ok(Action::Forward(forward)) => forward,
         _ => panic!("not a forward"),
@@ -118,7 +123,7 @@ fn retry_policies_have_envoys_defaults_and_bounds() {
         compile(&config(vec![acting(|a| a.retry_policy = Some(policy))]))
     };
     let table = retry(|_| {}).unwrap();
-    let Action::Forward(f) = &table.virtual_hosts[0].routes[0].action else { panic!() };
+    let Action::Forward(f) = &routes(&table)[0].action else { panic!() };
     let policy = f.retry.as_ref().unwrap();
     assert!(policy.on.server_error && policy.on.connect_failure);
     assert_eq!(
@@ -168,7 +173,7 @@ fn every_matcher_kind_is_understood() {
     });
     let route = matching(|m| m.headers = headers.collect());
     let table = compile(&config(vec![route])).unwrap();
-    let headers = &table.virtual_hosts[0].routes[0].matcher.headers;
+    let headers = &routes(&table)[0].matcher.headers;
     assert!(headers.iter().all(|h| &*h.name == "x-a" && h.invert && h.missing_as_empty));
     assert!(matches!(headers[0].rule, HeaderMatch::Present(true)));
     assert!(matches!(headers[2].rule, HeaderMatch::Range(1, 5)));
@@ -262,7 +267,7 @@ fn header_values_are_plain_unless_they_hold_operators() {
         ];
     });
     let table = compile(&config(vec![route])).unwrap();
-    let adds = &table.virtual_hosts[0].routes[0].request_headers.as_ref().unwrap().add;
+    let adds = &routes(&table)[0].request_headers.as_ref().unwrap().add;
     let plain = |i: usize| match &adds[i].value {
         HeaderValue::Plain(value) => String::from_utf8_lossy(value).into_owned(),
         HeaderValue::Format(_) => "format".to_owned(),
@@ -283,7 +288,7 @@ fn a_route_inherits_retries_and_mirrors() {
     config.request_mirror_policies = vec![mirror("table")];
     let names = |config: &rt::RouteConfiguration| -> (Vec<String>, bool) {
         let table = compile(config).unwrap();
-        let Action::Forward(f) = &table.virtual_hosts[0].routes[0].action else { panic!() };
+        let Action::Forward(f) = &routes(&table)[0].action else { panic!() };
         assert!(f.mirrors.iter().all(|m| m.fraction == (100, 100)));
         (f.mirrors.iter().map(|m| m.cluster.name.to_string()).collect(), f.retry.is_some())
     };
@@ -298,24 +303,25 @@ fn unchanged_routes_are_reused_and_what_they_inherit_is_part_of_them() {
     let clusters = Clusters::default();
     let cx = RouteContext { clusters: &clusters, rewrite: false };
     let named = |name: &str| rt::Route { name: name.to_owned(), ..plain_route() };
-    let build = |config: &rt::RouteConfiguration, cache: &RouteCache| {
-        table(&Bytes::from(config.encode_to_vec()), &cx, cache).unwrap()
+    let mut cache = RouteCache::default();
+    let mut build = |config: &rt::RouteConfiguration| {
+        table(&Bytes::from(config.encode_to_vec()), &cx, &mut cache).unwrap()
     };
-    let (before, cache) = build(&config(vec![named("a"), named("b")]), &RouteCache::default());
-    let (after, cache) = build(&config(vec![named("b"), named("x"), named("a")]), &cache);
-    let route = |table: &RouteTable, i: usize| Arc::clone(&table.virtual_hosts[0].routes[i]);
+    let before = build(&config(vec![named("a"), named("b")]));
+    let after = build(&config(vec![named("b"), named("x"), named("a")]));
+    let route = |table: &RouteTable, i: usize| Arc::clone(routes(table)[i]);
     assert!(Arc::ptr_eq(&route(&before, 0), &route(&after, 2)));
     assert!(Arc::ptr_eq(&route(&before, 1), &route(&after, 0)));
     let mut other = config(vec![named("a")]);
     other.virtual_hosts[0].retry_policy = Some(rt::RetryPolicy::default());
-    let (inheriting, _) = build(&other, &cache);
+    let inheriting = build(&other);
     assert!(!Arc::ptr_eq(&route(&after, 2), &route(&inheriting, 0)));
 }
 
 fn rewrites(config: &rt::RouteConfiguration, rewrite: bool) -> Vec<Option<String>> {
     let table = compile_with(config, rewrite).unwrap();
-    let routes = table.virtual_hosts[0].routes.iter();
-    let targets = routes.flat_map(|r| match &r.action {
+    let routes = routes(&table);
+    let targets = routes.iter().flat_map(|r| match &r.action {
         Action::Forward(f) => f.targets.iter(),
         Action::Direct(_) => panic!("direct"),
     });
@@ -477,7 +483,7 @@ mod bytes_from_a_peer {
     fn decode_all(bytes: &Bytes) {
         let clusters = Clusters::default();
         let cx = RouteContext { clusters: &clusters, rewrite: true };
-        let _ = table(bytes, &cx, &RouteCache::default());
+        let _ = table(bytes, &cx, &mut RouteCache::default());
         let _ = cluster(bytes);
         let _ = listener(bytes);
         let _ = first_string(bytes, 1);

@@ -165,7 +165,7 @@ impl Store {
             decode::RouteSource::Inline(table) => {
                 let cx =
                     RouteContext { clusters: &self.plane.clusters, rewrite: self.options.rewrite };
-                let (table, _) = decode::table(&table, &cx, &RouteCache::default())
+                let table = decode::table(&table, &cx, &mut RouteCache::default())
                     .map_err(|e| e.at("route_config").to_string())?;
                 TableSource::Inline(table)
             }

@@ -95,13 +95,7 @@ impl Tables {
     /// Frees replaced tables that nobody else uses any more; true if some are
     /// left.
     pub(super) fn free_retired(&mut self) -> bool {
-        self.retired.retain(|table| {
-            let used = Arc::strong_count(table) > 1;
-            if !used {
-                table.virtual_hosts.iter().for_each(|host| decode::fetch(host.routes.iter()));
-            }
-            used
-        });
+        self.retired.retain(|table| Arc::strong_count(table) > 1);
         !self.retired.is_empty()
     }
 
@@ -135,19 +129,21 @@ impl Store {
         if !self.is_held(ResourceType::Route, &resource) {
             let state = self.tables.by_name.entry(resource.name.clone()).or_default();
             let cx = RouteContext { clusters: &self.plane.clusters, rewrite: self.options.rewrite };
-            let decoded = decode::table(&resource.value, &cx, &state.cache);
-            let (table, mut cache) = decoded.map_err(|e| e.to_string())?;
+            let decoded = decode::table(&resource.value, &cx, &mut state.cache);
+            let table = decoded.map_err(|e| e.to_string())?;
             if table.name != resource.name {
+                // It is another table's now.
+                state.cache = RouteCache::default();
                 return Err(format!("the message's name is '{}' [name]", table.name));
             }
             // Routes that were in force already do not get worse by a cluster
             // that nobody has told of; only new ones wait for such.
-            let mut missing = not_routable(&cache.take_compiled());
+            let mut missing = not_routable(state.cache.take_compiled().iter());
             let replaced = state.waiting.take();
             if replaced.is_some() || self.clusters.is_any_new() {
                 let held = replaced.as_ref().map_or(&[][..], |w| &*w.missing);
                 let is_held = |slot: &Arc<ClusterSlot>| held.iter().any(|h| Arc::ptr_eq(h, slot));
-                let all = table.virtual_hosts.iter().flat_map(|v| not_routable(&v.routes));
+                let all = table.virtual_hosts.iter().flat_map(|v| not_routable(v.routes.iter()));
                 missing.extend(all.filter(|s| self.clusters.is_warming(s) || is_held(s)));
             }
             let replaced = replaced.as_ref();
@@ -155,7 +151,6 @@ impl Store {
             // Before the first table there is nothing to keep in force.
             let moment = if state.active.is_some() { UNKNOWN_WAIT } else { Duration::ZERO };
             let until_known = replaced.map_or(now + moment, |w| w.until_known).min(until);
-            state.cache = cache;
             state.waiting = Some(Waiting { table, missing, until, until_known });
         }
         self.keep_raw(ResourceType::Route, resource);
@@ -174,8 +169,8 @@ impl Store {
 }
 
 /// Slots without a cluster to which these routes would send requests.
-fn not_routable(routes: &[Arc<Route>]) -> Vec<Arc<ClusterSlot>> {
-    let targets = routes.iter().flat_map(|route| match &route.action {
+fn not_routable<'a>(routes: impl Iterator<Item = &'a Arc<Route>>) -> Vec<Arc<ClusterSlot>> {
+    let targets = routes.flat_map(|route| match &route.action {
         Action::Forward(forward) => &*forward.targets,
         Action::Direct(_) => &[],
     });

@@ -206,7 +206,8 @@ impl Bench {
         let Some(listener) = snapshot.listener("l") else { return Vec::new() };
         let routes = &listener.routes.virtual_hosts[0].routes;
         routes
-            .iter()
+            .in_order()
+            .into_iter()
             .map(|r| match &r.action {
                 crate::model::Action::Forward(f) => f.targets[0].cluster.name.to_string(),
                 crate::model::Action::Direct(_) => String::new(),
