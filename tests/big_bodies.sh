@@ -13,22 +13,13 @@ mib=${1:-2048}
 radiant=${RADIANT:-target/release/radiant}
 port=${PORT:-21700}
 work=target/big-bodies
-mkdir -p "$work"
-pids=()
+. tests/lib.sh
 group=
-finish() {
-  for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
-  for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null || true; done
-  [ -z "$group" ] || rmdir "$group" 2>/dev/null || true
-}
-trap finish EXIT
-fail() { echo "FAILED: $*" >&2; tail -n 20 "$work"/*.log >&2; exit 1; }
+trap 'finish; [ -z "$group" ] || rmdir "$group" 2>/dev/null || true' EXIT
 
 "$radiant" demo --no-proxy --port "$port" >"$work/demo.log" 2>&1 &
 pids+=($!)
-sed -e "s/port_value: 9002/port_value: $((port + 2))/" -e 's/address: seldon-scheduler/address: 127.0.0.1/' \
-  -e "s/port_value: 9901/port_value: $((port + 5))/" -e "s/port_value: 9003/port_value: $((port + 3))/" \
-  config/envoy.yaml >"$work/bootstrap.yaml"
+bootstrap >"$work/bootstrap.yaml"
 
 limit() { # starts the proxy under 64 MiB; sets $proxy and $how
   local root file bytes=$((64 * 1024 * 1024)) run="exec $radiant run -c $work/bootstrap.yaml --concurrency 2"
@@ -49,11 +40,7 @@ limit() { # starts the proxy under 64 MiB; sets $proxy and $how
   pids+=("$proxy")
 }
 limit
-for _ in $(seq 500); do
-  curl -fsS -o /dev/null "http://127.0.0.1:$((port + 3))/ready" 2>/dev/null && break
-  kill -0 "$proxy" 2>/dev/null || fail "the proxy ended ($how)"
-  sleep 0.02
-done
+await_ready "$proxy"
 
 bytes=$((mib * 1024 * 1024))
 base=http://127.0.0.1:$port/v2/models/baseline-predictor

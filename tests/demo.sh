@@ -11,19 +11,11 @@ cd "$(dirname "$0")/.."
 radiant=${RADIANT:-target/release/radiant}
 port=${PORT:-21600}
 work=target/demo
-mkdir -p "$work"
+. tests/lib.sh
 "$radiant" demo --port "$port" >"$work/demo.log" 2>&1 &
 pid=$!
-trap 'kill "$pid" 2>/dev/null || true; wait "$pid" 2>/dev/null || true' EXIT
-fail() { echo "FAILED: $*" >&2; tail -n 20 "$work/demo.log" >&2; exit 1; }
-
-utility=http://127.0.0.1:$((port + 3))
-for _ in $(seq 300); do
-  curl -fsS -o /dev/null "$utility/ready" 2>/dev/null && break
-  kill -0 "$pid" 2>/dev/null || fail "the demo ended"
-  sleep 0.02
-done
-curl -fsS "$utility/ready" || fail "not ready"
+pids+=("$pid")
+await_ready "$pid"
 
 body='{"inputs":[{"name":"input-0","shape":[1,10],"datatype":"FP32","data":[[1,2,3,4,5,6,7,8,9,10]]}]}'
 url=http://127.0.0.1:$port/v2/models/baseline-predictor/infer

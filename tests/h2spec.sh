@@ -17,31 +17,8 @@ radiant=${RADIANT:-target/release/radiant}
 envoy=${RADIANT_ENVOY:-}
 port=${PORT:-21800}
 work=target/h2spec
-mkdir -p "$work"
+. tests/lib.sh
 scheduler=$((port + 2)) utility=$((port + 3)) control=$((port + 4)) admin=$((port + 5))
-pids=()
-
-finish() {
-  for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
-  for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null || true; done
-}
-trap finish EXIT
-
-fail() {
-  echo "FAILED: $*" >&2
-  tail -n 20 "$work"/*.log >&2
-  exit 1
-}
-
-# await WHAT SECONDS COMMAND...: until the command succeeds
-await() {
-  local what=$1 deadline=$((SECONDS + $2))
-  shift 2
-  until "$@" >/dev/null 2>&1; do
-    ((SECONDS < deadline)) || fail "$what: not within the time"
-    sleep 0.2
-  done
-}
 
 serves() { curl -sf -o /dev/null "http://127.0.0.1:$port$path"; }
 

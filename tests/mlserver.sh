@@ -15,14 +15,7 @@ radiant=${RADIANT:-target/release/radiant}
 port=${PORT:-21900}
 work=$PWD/target/mlserver
 venv=${MLSERVER_VENV:-$work/venv}
-mkdir -p "$work"
-pids=()
-finish() {
-  for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
-  for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null || true; done
-}
-trap finish EXIT
-fail() { echo "FAILED: $*" >&2; tail -n 20 "$work"/*.log >&2; exit 1; }
+. tests/lib.sh
 
 if [ ! -x "$venv/bin/mlserver" ]; then
   python3 -m venv "$venv"

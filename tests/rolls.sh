@@ -14,28 +14,15 @@ models=${1:-5000} rolls=${2:-20}
 radiant=${RADIANT:-target/release/radiant}
 port=${PORT:-21800}
 work=target/rolls
-mkdir -p "$work"
-pids=()
-finish() {
-  for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
-  for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null || true; done
-}
-trap finish EXIT
-fail() { echo "FAILED: $*" >&2; tail -n 20 "$work"/*.log >&2; exit 1; }
+. tests/lib.sh
 
 "$radiant" demo --no-proxy --port "$port" --models "$models" >"$work/demo.log" 2>&1 &
 pids+=($!)
-sed -e "s/port_value: 9002/port_value: $((port + 2))/" -e 's/address: seldon-scheduler/address: 127.0.0.1/' \
-  -e "s/port_value: 9901/port_value: $((port + 5))/" -e "s/port_value: 9003/port_value: $((port + 3))/" \
-  config/envoy.yaml >"$work/bootstrap.yaml"
+bootstrap >"$work/bootstrap.yaml"
 "$radiant" run -c "$work/bootstrap.yaml" ${GRACE:+--removed-cluster-grace "$GRACE"} >"$work/proxy.log" 2>&1 &
 proxy=$!
 pids+=("$proxy")
-for _ in $(seq 1000); do
-  curl -fsS -o /dev/null "http://127.0.0.1:$((port + 3))/ready" 2>/dev/null && break
-  kill -0 "$proxy" 2>/dev/null || fail "the proxy ended"
-  sleep 0.02
-done
+await_ready "$proxy"
 
 control=http://127.0.0.1:$((port + 4))
 for n in 1 2; do # the third is the demo's own

@@ -17,14 +17,7 @@ models=${1:-100} rolls=${2:-20} rate=${3:-500}
 radiant=${RADIANT:-target/release/radiant}
 port=${PORT:-21900}
 work=target/rolls-open
-mkdir -p "$work"
-pids=()
-finish() {
-  for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
-  for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null || true; done
-}
-trap finish EXIT
-fail() { echo "FAILED: $*" >&2; tail -n 20 "$work"/*.log >&2; exit 1; }
+. tests/lib.sh
 
 profile=${PROFILE:-release}
 ${CARGO:-cargo} build --quiet --example open_loop --profile "$profile"
@@ -32,9 +25,7 @@ driver=target/${profile/dev/debug}/examples/open_loop
 
 "$radiant" demo --no-proxy --port "$port" --models "$models" >"$work/demo.log" 2>&1 &
 pids+=($!)
-sed -e "s/port_value: 9002/port_value: $((port + 2))/" -e 's/address: seldon-scheduler/address: 127.0.0.1/' \
-  -e "s/port_value: 9901/port_value: $((port + 5))/" -e "s/port_value: 9003/port_value: $((port + 3))/" \
-  config/envoy.yaml >"$work/bootstrap.yaml"
+bootstrap >"$work/bootstrap.yaml"
 if [ -n "${PROXY:-}" ]; then
   $PROXY "$work/bootstrap.yaml" >"$work/proxy.log" 2>&1 &
 else
