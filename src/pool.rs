@@ -23,6 +23,7 @@ use crate::io::{Io, Reader};
 use crate::local_reply::UpstreamError;
 use crate::model::{Cluster, ClusterSlot, Host, UpstreamProtocol};
 use crate::stats::{ClusterShard, Shard};
+use crate::transport::TransportFailure;
 use crate::upstream::Http1;
 
 /// Envoy: upstream `idle_timeout`, 1 h.
@@ -302,7 +303,13 @@ async fn run(pool: std::rc::Weak<HostPool>, multiplexed: Rc<Multiplexed>, io: Io
         // What is to be said; if it does not leave at once, nobody will miss it.
         let _ = poll_fn(|cx| Poll::Ready(driver.poll_rest(cx))).await;
     }
-    open.ends(closed == Some(Closed::Gone), multiplexed.active.get() > 0);
+    if matches!(closed, Some(Closed::Refused(_))) {
+        open.stats().upstream_cx_connect_fail.inc();
+    }
+    open.ends(
+        matches!(closed, Some(Closed::Gone | Closed::Refused(_))),
+        multiplexed.active.get() > 0,
+    );
     multiplexed.retired.set(true);
     drop(open);
     if let Some(pool) = pool.upgrade() {
@@ -376,14 +383,15 @@ async fn connect(purpose: &Purpose<'_>, stats: &ClusterShard) -> Result<Io, Upst
     stats.upstream_cx_total.inc();
     let started = Instant::now();
     let made = tokio::time::timeout(purpose.cluster.connect_timeout, async {
-        let stream = TcpStream::connect(purpose.host.address).await?;
-        stream.set_nodelay(true)?;
+        let connected = TcpStream::connect(purpose.host.address).await;
+        let stream = connected.map_err(|e| (TransportFailure::of_connect(&e), e))?;
+        stream.set_nodelay(true).map_err(|e| (TransportFailure::of_connect(&e), e))?;
         match &purpose.cluster.tls {
             None => Ok(Io::Tcp(stream)),
             Some(tls) => {
                 let shaken = tls.connect(stream, purpose.host.address).await;
                 stats.connections.make().tls.make().shaken(&shaken);
-                shaken
+                shaken.map_err(|e| (TransportFailure::of_handshake(&e), e))
             }
         }
     })
@@ -393,10 +401,10 @@ async fn connect(purpose: &Purpose<'_>, stats: &ClusterShard) -> Result<Io, Upst
             stats.connections.make().upstream_cx_connect_ms.record(started.elapsed());
             Ok(io)
         }
-        Ok(Err(e)) => {
+        Ok(Err((failure, e))) => {
             tracing::debug!(address = %purpose.host.address, "connect: {e}");
             stats.upstream_cx_connect_fail.inc();
-            Err(UpstreamError::ConnectFailure)
+            Err(UpstreamError::ConnectFailure(failure))
         }
         Err(_) => {
             stats.upstream_cx_connect_fail.inc();

@@ -223,6 +223,9 @@ impl<'s, D: Downstream> Stream<'s, D> {
     /// Refuses a request that is not to be routed at all.
     async fn refuse(&mut self, refusal: edge::Refusal) -> Fate {
         let shard = self.connection.shard();
+        // An HTTP/1 request gets its scheme only now.
+        self.record.schemeless = !self.received.http2;
+        self.record.nameless = !self.received.has_host;
         match refusal {
             edge::Refusal::PathNotAbsolute => shard.downstream_rq_non_relative_path.inc(),
             edge::Refusal::Fragment => shard.downstream_rq_failed_path_normalization.inc(),
@@ -320,6 +323,7 @@ impl<'s, D: Downstream> Stream<'s, D> {
                 return self.fail(UpstreamError::NoHealthyHost, Some(chosen), false).await;
             };
             self.record.upstream = Some(host.address);
+            self.record.transport = None;
             let mut ends = Ends {
                 down: self.down,
                 body: &mut self.body,

@@ -22,7 +22,7 @@ impl<D: Downstream> Stream<'_, D> {
             }
             Failure::Downstream(e) => {
                 self.count_cancelled(chosen);
-                self.record.flags.set(e.flag());
+                self.record.left(e);
                 self.connection.shard().downstream_rq_rx_reset.inc();
                 Fate::Abort
             }
@@ -60,7 +60,7 @@ impl<D: Downstream> Stream<'_, D> {
         let shard = self.connection.shard();
         match failure {
             Failure::Downstream(e) => {
-                self.record.flags.set(e.flag());
+                self.record.left(e);
                 shard.downstream_rq_rx_reset.inc();
                 self.down.abort();
                 self.finished(chosen, target);
@@ -68,14 +68,17 @@ impl<D: Downstream> Stream<'_, D> {
             }
             Failure::Upstream(e) => {
                 self.record.flags.set(e.flag());
+                self.record.details = e.details("after", None).into();
                 shard.downstream_rq_tx_reset.inc();
             }
             Failure::Idle => {
                 self.record.flags.set(ResponseFlag::StreamIdleTimeout);
+                self.record.details = "stream_idle_timeout".into();
                 shard.downstream_rq_idle_timeout.inc();
             }
             Failure::Timeout => {
                 self.record.flags.set(ResponseFlag::UpstreamRequestTimeout);
+                self.record.details = "response_timeout".into();
                 shard.downstream_rq_timeout.inc();
             }
         }
@@ -115,7 +118,11 @@ impl<D: Downstream> Stream<'_, D> {
         chosen: Option<Chosen<'_>>,
         retried: bool,
     ) -> Fate {
-        let reply = error.reply(retried);
+        let mut reply = error.reply(retried);
+        self.record.transport = error.transport().words(self.record.upstream);
+        if let Some(words) = &self.record.transport {
+            reply.details = error.details("before", Some(words)).into();
+        }
         let target = chosen.and_then(|c| c.target).filter(|_| error != UpstreamError::NoCluster);
         if let Some(target) = target {
             let stats = target.cluster.stats.shard(self.connection.worker.shard);

@@ -16,6 +16,7 @@ use crate::http2::Trailers;
 use crate::io::{Io, Reader, Writer};
 use crate::local_reply::UpstreamError;
 use crate::pool::Open;
+use crate::transport::TransportFailure;
 
 /// Bytes that may wait for the socket before the client is held back.
 const QUEUE_LIMIT: usize = 128 * 1024;
@@ -98,9 +99,21 @@ impl Http1 {
     }
 
     fn fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, UpstreamError>> {
-        self.reader
-            .poll_fill(&mut self.io, cx)
-            .map_err(|_: io::Error| UpstreamError::ConnectionTermination)
+        self.reader.poll_fill(&mut self.io, cx).map_err(|e| self.broken(&e))
+    }
+
+    /// What a broken connection means. With TLS 1.3 a server looks at the
+    /// client's certificate after the handshake: an alert before its first byte
+    /// says that the connection was never made.
+    #[cold]
+    fn broken(&self, error: &io::Error) -> UpstreamError {
+        match TransportFailure::of_late_alert(error) {
+            Some(failure) if self.reader.total == 0 => {
+                self.open.stats().upstream_cx_connect_fail.inc();
+                UpstreamError::ConnectFailure(failure)
+            }
+            _ => UpstreamError::ConnectionTermination,
+        }
     }
 }
 

@@ -25,7 +25,7 @@ impl Http2 {
 
     /// What the stream's early end means for the attempt.
     fn error(&self, ended: Ended) -> UpstreamError {
-        if matches!(ended, Ended::Gone | Ended::Refused | Ended::Protocol) {
+        if matches!(ended, Ended::Gone | Ended::Unconnected(_) | Ended::Refused | Ended::Protocol) {
             self.place.retire();
         }
         error(ended)
@@ -100,6 +100,7 @@ fn error(ended: Ended) -> UpstreamError {
             UpstreamError::ProtocolError
         }
         Ended::Reset(_) => UpstreamError::RemoteReset,
+        Ended::Unconnected(failure) => UpstreamError::ConnectFailure(failure),
         Ended::Gone | Ended::Local => UpstreamError::ConnectionTermination,
     }
 }

@@ -16,6 +16,7 @@ mod http1;
 mod http2;
 mod mirrors;
 mod pressure;
+mod reasons;
 mod reconnect;
 mod rolls;
 mod scheduler_away;
