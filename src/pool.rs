@@ -39,6 +39,8 @@ struct Key {
 /// All connections of a worker.
 pub(crate) struct Pools {
     shard: Shard,
+    /// Of answers over HTTP/1.
+    limits: HeadLimits,
     by_key: RefCell<HashMap<Key, Rc<HostPool>>>,
 }
 
@@ -130,8 +132,9 @@ pub(crate) struct Purpose<'a> {
 
 impl Pools {
     /// No connections yet.
-    pub(crate) fn new(shard: Shard) -> Self {
-        Self { shard, by_key: RefCell::default() }
+    pub(crate) fn new(shard: Shard, refuse_ambiguous: bool) -> Self {
+        let limits = HeadLimits { refuse_ambiguous, ..HeadLimits::RESPONSE };
+        Self { shard, limits, by_key: RefCell::default() }
     }
 
     fn host(&self, purpose: &Purpose<'_>) -> Rc<HostPool> {
@@ -184,7 +187,7 @@ impl Pools {
         // Also those that fail to open, as in Envoy.
         stats.upstream_cx_http1_total.inc();
         let io = connect(purpose, stats).await?;
-        Ok(Box::new(Http1::new(io, Open::new(Arc::clone(purpose.slot), self.shard))))
+        Ok(Box::new(Http1::new(io, Open::new(Arc::clone(purpose.slot), self.shard), self.limits)))
     }
 
     /// Takes a connection back whose exchange ended cleanly.

@@ -96,8 +96,11 @@ impl Client {
         head: &mut RequestHead,
         idle: &mut IdleTimer,
     ) -> Result<Received, Fate> {
-        let limits =
-            HeadLimits { max_bytes: config.max_head_bytes, max_fields: config.max_head_fields };
+        let limits = HeadLimits {
+            max_bytes: config.max_head_bytes,
+            max_fields: config.max_head_fields,
+            refuse_ambiguous: connection.worker.refuse_ambiguous,
+        };
         if self.reader.buf.is_empty() {
             self.reader.relax();
             idle.restart(config.idle_timeout);

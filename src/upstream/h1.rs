@@ -33,13 +33,14 @@ pub(crate) struct Http1 {
     /// The answer's body; none before its head.
     body: Option<BodyReader>,
     keep_alive: bool,
+    limits: HeadLimits,
     open: Open,
     counted: (u64, u64),
 }
 
 impl Http1 {
     /// A connection that was just made.
-    pub(crate) fn new(io: Io, open: Open) -> Self {
+    pub(crate) fn new(io: Io, open: Open, limits: HeadLimits) -> Self {
         Self {
             io,
             reader: Reader::default(),
@@ -50,6 +51,7 @@ impl Http1 {
             sent: true,
             body: None,
             keep_alive: true,
+            limits,
             open,
             counted: (0, 0),
         }
@@ -161,8 +163,7 @@ impl Upstream for Http1 {
         loop {
             if !self.reader.buf.is_empty() {
                 let to_head = self.request_was_head;
-                let limits = HeadLimits::RESPONSE;
-                match self.parser.parse(&self.reader.buf, &limits, to_head, head) {
+                match self.parser.parse(&self.reader.buf, &self.limits, to_head, head) {
                     Ok(Parsed::Partial) => {}
                     Ok(Parsed::Complete { consumed, body, info }) => {
                         let _ = self.reader.buf.split_to(consumed);
@@ -170,7 +171,7 @@ impl Upstream for Http1 {
                             continue;
                         }
                         self.keep_alive = info.keep_alive;
-                        self.body = Some(BodyReader::new(body, limits.max_bytes));
+                        self.body = Some(BodyReader::new(body, self.limits.max_bytes));
                         return Poll::Ready(Ok(match body {
                             BodyLength::None => Body::Empty,
                             BodyLength::Length(n) => Body::Length(n),
