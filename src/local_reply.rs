@@ -74,6 +74,12 @@ impl LocalReply {
         Self::new(403, "", "upgrade_failed")
     }
 
+    /// A server answered a wish for a websocket with neither 101 nor an error.
+    #[must_use]
+    pub fn handshake_failed(status: u16) -> Self {
+        Self::new(status, "", "websocket_handshake_unsuccessful")
+    }
+
     /// Nothing moved for the stream idle timeout; `request_complete`: the
     /// request was read in full.
     #[must_use]

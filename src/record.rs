@@ -35,6 +35,8 @@ pub(crate) struct Record<'r> {
     pub(crate) received: u64,
     /// An answer's head has left.
     pub(crate) replied: bool,
+    /// The answer is in the statistics already.
+    pub(crate) counted: bool,
     /// The connection ends with this answer.
     pub(crate) close: bool,
     /// When the upstream's head came.
@@ -69,6 +71,7 @@ impl<'r> Record<'r> {
             sent: 0,
             received: 0,
             replied: false,
+            counted: false,
             close: false,
             first_byte: None,
             route: None,

@@ -173,6 +173,16 @@ impl Client {
         let _ = poll_fn(|cx| Poll::Ready(self.writer.poll_flush(&mut self.io, cx))).await;
     }
 
+    /// Queues the head of an answer behind which bytes are raw, whatever it says
+    /// of them.
+    #[cold]
+    fn open_tunnel(&mut self, head: &ResponseHead) {
+        self.head_request = false;
+        self.chunked = false;
+        let framing = ResponseFraming { close: false, to_head: false, has_body: true };
+        self.writer.put_with(|out| write::response(out, head, framing));
+    }
+
     fn begin(&mut self, body: BodyLength, info: RequestInfo, max_trailer_bytes: usize) -> Received {
         self.body = BodyReader::new(body, max_trailer_bytes);
         self.head_request = info.is_head;
@@ -290,6 +300,10 @@ impl Downstream for Client {
         body: Body,
         close: bool,
     ) -> Result<(), DownstreamError> {
+        if body == Body::Tunnel {
+            self.open_tunnel(head);
+            return Ok(());
+        }
         let framing =
             ResponseFraming { close, to_head: self.head_request, has_body: body != Body::Empty };
         self.chunked =

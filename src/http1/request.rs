@@ -21,7 +21,8 @@ pub struct RequestInfo {
     /// else is decided. The field is removed by
     /// [`edge::to_upstream`](crate::edge::to_upstream).
     pub expect_continue: bool,
-    /// An upgrade other than `h2c`. If a route matches, it is answered with 403.
+    /// An upgrade other than `h2c`. If a route matches before the header filter,
+    /// it is answered with 403.
     pub upgrade: bool,
     /// Method CONNECT: there is no path.
     pub is_connect: bool,

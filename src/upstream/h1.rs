@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 
 use crate::body::BodyReader;
+use crate::edge;
 use crate::exchange::{Body, Upstream};
 use crate::headers::{RequestHead, ResponseHead};
 use crate::http1::body::{CHUNK_END, LAST_CHUNK, chunk_head};
@@ -29,6 +30,10 @@ pub(crate) struct Http1 {
     writer: Writer,
     request_was_head: bool,
     chunked: bool,
+    /// The request asks for an upgrade.
+    upgrade: bool,
+    /// The upgrade was granted.
+    tunnel: bool,
     sent: bool,
     /// The answer's body; none before its head.
     body: Option<BodyReader>,
@@ -48,6 +53,8 @@ impl Http1 {
             writer: Writer::default(),
             request_was_head: false,
             chunked: false,
+            upgrade: false,
+            tunnel: false,
             sent: true,
             body: None,
             keep_alive: true,
@@ -104,6 +111,14 @@ impl Http1 {
         self.reader.poll_fill(&mut self.io, cx).map_err(|e| self.broken(&e))
     }
 
+    /// What follows are raw bytes.
+    #[cold]
+    fn open_tunnel(&mut self) {
+        self.tunnel = true;
+        self.keep_alive = false;
+        self.body = Some(BodyReader::new(BodyLength::UntilClose, 0));
+    }
+
     /// What a broken connection means. With TLS 1.3 a server looks at the
     /// client's certificate after the handshake: an alert before its first byte
     /// says that the connection was never made.
@@ -124,6 +139,12 @@ impl Upstream for Http1 {
         self.request_was_head = head.method() == b"HEAD";
         self.body = None;
         self.sent = body == Body::Empty;
+        self.upgrade = body == Body::Tunnel;
+        if self.upgrade {
+            self.chunked = false;
+            self.writer.put_with(|out| write::upgrade(out, head));
+            return Ok(());
+        }
         let has_body = body != Body::Empty;
         self.chunked =
             self.writer.put_with(|out| write::request(out, head, has_body)) == Coding::Chunked;
@@ -170,6 +191,10 @@ impl Upstream for Http1 {
                         if info.interim {
                             continue;
                         }
+                        if self.upgrade && edge::is_upgrade(&head.headers) {
+                            self.open_tunnel();
+                            return Poll::Ready(Ok(Body::Tunnel));
+                        }
                         self.keep_alive = info.keep_alive;
                         self.body = Some(BodyReader::new(body, self.limits.max_bytes));
                         return Poll::Ready(Ok(match body {
@@ -205,6 +230,9 @@ impl Upstream for Http1 {
             }
             self.reader.expect(body.announced());
             match ready!(self.fill(cx)) {
+                Ok(0) if self.tunnel => {
+                    return Poll::Ready(Some(Err(UpstreamError::ConnectionTermination)));
+                }
                 Ok(0) => {
                     let Some(body) = &mut self.body else { return Poll::Ready(None) };
                     if body.end_of_stream() {

@@ -24,3 +24,4 @@ mod scheduler_tls;
 mod support;
 mod tls;
 mod updates;
+mod upgrades;
