@@ -3,7 +3,7 @@
 
 use envoy_types::pb::google::protobuf::Duration;
 
-use crate::support::{Client, Peer, Setup, Upstream, World, eventually};
+use crate::support::{Client, H2Upstream, Peer, Setup, Upstream, World, eventually};
 
 const UPGRADE: &str = "GET /v2/models/iris/x HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\n\
                        upgrade: websocket\r\n\r\n";
@@ -172,6 +172,31 @@ fn an_upgrade_is_retried_until_it_is_granted() {
     let mut client = world.client();
     assert_eq!(client.send(format!("{UPGRADE}early")).answer().status, 101);
     assert_eq!(client.take(5).unwrap(), b"early");
+}
+
+#[tokio::test]
+async fn an_http2_upstream_is_asked_by_connect() {
+    use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
+    let mut settings = h2::server::Builder::new();
+    settings.enable_connect_protocol();
+    let upstream = H2Upstream::with(settings, |mut stream| async move {
+        let protocol = stream.head.extensions.get::<h2::ext::Protocol>().cloned();
+        assert_eq!((stream.head.method.as_str(), protocol), ("CONNECT", Some("websocket".into())));
+        let mut send = stream.reply(http::Response::new(()));
+        while let Some(Ok(data)) = stream.body.data().await {
+            let _ = send.send_data(data, false);
+        }
+    });
+    let world = World::of("iris", upstream.addr)
+        .actions(|action| {
+            action.cluster_specifier = Some(ClusterSpecifier::Cluster("iris_1_grpc".to_owned()));
+        })
+        .start();
+    let echoed = tokio::task::spawn_blocking(move || {
+        let mut client = upgraded(&world);
+        client.send("any bytes").take(9)
+    });
+    assert_eq!(echoed.await.unwrap().unwrap(), b"any bytes");
 }
 
 fn strict(setup: Setup) -> World {

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::{Case, case};
 use crate::client::show;
-use crate::probe::Probe;
+use crate::http2;
+use crate::probe::{Probe, set_cluster};
 use crate::upstream::{Act, acts};
 
 const WEBSOCKET: &str = "GET /v2/models/{m}/x HTTP/1.1\r\nhost: h\r\nx-request-id: {id}\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n";
@@ -43,6 +44,10 @@ enum Leaves {
 
 pub fn cases() -> Vec<Case> {
     let text = |text: &str| Act::Send(text.as_bytes().to_vec());
+    let h2 = |id: &str, request: &str, script: Vec<http2::Act>| {
+        let request = request.to_owned();
+        case(id, move |p| over_http2(p, &request, script.clone()))
+    };
     let post = |fields: &str, body: &str| {
         format!(
             "POST /v2/models/{{m}}/x HTTP/1.1\r\nhost: h\r\nx-request-id: {{id}}\r\nconnection: upgrade\r\nupgrade: other\r\n{fields}\r\n{body}"
@@ -66,6 +71,21 @@ pub fn cases() -> Vec<Case> {
         )
     };
     vec![
+        h2(
+            "L20/http2",
+            WEBSOCKET,
+            vec![
+                http2::Act::Head(200, vec![("x-a", "1")], false),
+                http2::Act::Piece,
+                http2::Act::Data(b"to the client".to_vec(), true),
+            ],
+        ),
+        h2("L20/http2-404", OTHER, vec![http2::Act::Head(404, vec![("x-a", "1")], true)]),
+        h2(
+            "L20/http2-length",
+            &post("content-length: 2\r\n", "{}"),
+            vec![http2::Act::Head(200, vec![], false), http2::Act::Piece],
+        ),
         tunnel("L20/both-ways", WEBSOCKET, ""),
         tunnel("L20/both-ways-other", OTHER, ""),
         tunnel("L20/early", WEBSOCKET, "early"),
@@ -156,6 +176,35 @@ fn exchange(id: &str, request: &str, script: Vec<Act>, leaves: Leaves) -> Case {
     case(id, move |p| run(p, &request, script.clone(), leaves))
 }
 
+/// The same towards an HTTP/2 cluster, where Envoy makes a CONNECT of it.
+fn over_http2(p: &mut Probe<'_>, request: &str, script: Vec<http2::Act>) {
+    // Else the upstream leaves, and what is said then may or may not arrive.
+    let script_waits = matches!(script.last(), Some(http2::Act::Data(..)));
+    let upstream = http2::Upstream::start(script);
+    p.name_port(upstream.port, "upstream0");
+    let models = vec![crate::probe::model(&p.id, &[upstream.port])];
+    let cluster = format!("{}_1_grpc", p.id);
+    let mesh = radiant::seldon::Mesh { models, ..Default::default() };
+    p.mesh_with(&mesh, |route| set_cluster(route, &cluster));
+    let mut client = p.connect();
+    client.send(p.fill(request));
+    let reply = client.reply_within(false, Duration::from_secs(20));
+    p.note_reply(reply.as_ref());
+    if script_waits {
+        client.send("to the server");
+    }
+    let (rest, end) = client.rest(Duration::from_secs(20));
+    p.note("raw", show(&rest));
+    p.note("closed", end.is_some());
+    drop(client);
+    p.note_log("all", 1);
+    for received in upstream.received() {
+        for line in received.lines {
+            p.note("upstream", line);
+        }
+    }
+}
+
 fn run(p: &mut Probe<'_>, request: &str, script: Vec<Act>, leaves: Leaves) {
     let upstream = p.upstream(acts(script));
     let models = vec![crate::probe::model(&p.id, &[upstream.port])];
@@ -178,8 +227,10 @@ fn run(p: &mut Probe<'_>, request: &str, script: Vec<Act>, leaves: Leaves) {
     if last.is_some() {
         p.note_reply(last.as_ref());
     }
-    client.send("to the server");
-    let patience = if leaves == Leaves::Client { PATIENCE } else { Duration::from_secs(4) };
+    if leaves == Leaves::Client {
+        client.send("to the server");
+    }
+    let patience = if leaves == Leaves::Client { PATIENCE } else { Duration::from_secs(20) };
     let (rest, end) = client.rest(patience);
     p.note("raw", show(&rest));
     if leaves == Leaves::Upstream {
