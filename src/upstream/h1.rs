@@ -35,6 +35,8 @@ pub(crate) struct Http1 {
     /// The upgrade was granted.
     tunnel: bool,
     sent: bool,
+    /// What was read is well-formed. Envoy drops all of a read that is not.
+    checked: bool,
     /// The answer's body; none before its head.
     body: Option<BodyReader>,
     keep_alive: bool,
@@ -55,6 +57,7 @@ impl Http1 {
             chunked: false,
             upgrade: false,
             tunnel: false,
+            checked: false,
             sent: true,
             body: None,
             keep_alive: true,
@@ -196,6 +199,7 @@ impl Upstream for Http1 {
                             return Poll::Ready(Ok(Body::Tunnel));
                         }
                         self.keep_alive = info.keep_alive;
+                        self.checked = false;
                         self.body = Some(BodyReader::new(body, self.limits.max_bytes));
                         return Poll::Ready(Ok(match body {
                             BodyLength::None => Body::Empty,
@@ -222,6 +226,9 @@ impl Upstream for Http1 {
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, UpstreamError>>> {
         loop {
             let Some(body) = &mut self.body else { return Poll::Ready(None) };
+            if !std::mem::replace(&mut self.checked, true) && body.is_broken(&self.reader.buf) {
+                return Poll::Ready(Some(Err(UpstreamError::ProtocolError)));
+            }
             match body.next(&mut self.reader.buf) {
                 Ok(Some(data)) => return Poll::Ready(Some(Ok(data))),
                 Ok(None) if body.is_done() => return Poll::Ready(None),
@@ -229,6 +236,7 @@ impl Upstream for Http1 {
                 Err(_) => return Poll::Ready(Some(Err(UpstreamError::ProtocolError))),
             }
             self.reader.expect(body.announced());
+            self.checked = false;
             match ready!(self.fill(cx)) {
                 Ok(0) if self.tunnel => {
                     return Poll::Ready(Some(Err(UpstreamError::ConnectionTermination)));
