@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use super::{Case, case};
+use radiant::seldon::ExperimentKind;
+
 use crate::client::show;
 use crate::http2;
 use crate::probe::{Probe, set_cluster};
@@ -86,6 +88,7 @@ pub fn cases() -> Vec<Case> {
             &post("content-length: 2\r\n", "{}"),
             vec![http2::Act::Head(200, vec![], false), http2::Act::Piece],
         ),
+        case("L20/mirror", mirrored),
         tunnel("L20/both-ways", WEBSOCKET, ""),
         tunnel("L20/both-ways-other", OTHER, ""),
         tunnel("L20/early", WEBSOCKET, "early"),
@@ -174,6 +177,22 @@ pub fn cases() -> Vec<Case> {
 fn exchange(id: &str, request: &str, script: Vec<Act>, leaves: Leaves) -> Case {
     let request = request.to_owned();
     case(id, move |p| run(p, &request, script.clone(), leaves))
+}
+
+/// The copy asks for the upgrade, too, and the listener for mirrors refuses it.
+fn mirrored(p: &mut Probe<'_>) {
+    let (main, copy) = super::routing::mirrored(p, 100, ExperimentKind::Model);
+    let mut client = p.connect();
+    let request = OTHER.replace("{m}", "{m}.experiment");
+    client.send(p.fill(&request));
+    let reply = client.reply(false);
+    p.note_reply(reply.as_ref());
+    // One for the request, one for the copy, in any order.
+    let lines = p.side.log_lines("all", &format!("\"{}\"", p.id), 2);
+    let refused = lines.iter().filter(|line| line.contains("\" 403 ") && line.contains("-shadow"));
+    p.note("refused copies", refused.count());
+    p.note_received(&main);
+    p.note("copies", copy.received().len());
 }
 
 /// The same towards an HTTP/2 cluster, where Envoy makes a CONNECT of it.
