@@ -26,6 +26,8 @@ pub(crate) enum Verdict {
     Forward,
     /// Drop the answer and try again.
     Retry,
+    /// Drop the answer's body: the head is answered by the proxy itself.
+    Decline,
 }
 
 /// How an attempt ended.
@@ -34,6 +36,8 @@ pub(crate) enum Ended {
     Complete(u64),
     /// The verdict was to retry.
     Retry,
+    /// The verdict was to decline.
+    Declined,
     /// It failed; `started` if the answer's head had been forwarded, with so
     /// many body bytes sent.
     Failed { failure: Failure, started: bool, sent: u64 },
@@ -104,12 +108,13 @@ impl Attempt<'_> {
             Err(ended) => return ended,
         };
         let _active = Running::new(stats);
+        let kind_is_tunnel = kind == Body::Tunnel;
         let ended = self.exchange(&mut *up, ends, kind, on_head).await;
         match ended {
             Ended::Complete(_) | Ended::Retry if up.is_reusable() => {
                 self.worker.pools.give_back(purpose, up);
             }
-            Ended::Complete(_) => {}
+            Ended::Complete(_) if !kind_is_tunnel => {}
             _ => up.cut(),
         }
         drop(permit);
@@ -181,7 +186,7 @@ impl Attempt<'_> {
         if let Err(e) = up.send_head(self.head, kind) {
             return e.into();
         }
-        let mut exchange = Exchange::new(kind == Body::Empty);
+        let mut exchange = Exchange::new(kind);
         let Ends { down, body, answer, idle } = ends;
         let found = match exchange.head(*down, up, body, answer, idle).await {
             Ok(found) => found,
@@ -190,10 +195,14 @@ impl Attempt<'_> {
         match on_head(down, body, answer, found) {
             Ok(Verdict::Forward) => {}
             Ok(Verdict::Retry) => return Ended::Retry,
+            Ok(Verdict::Decline) => return Ended::Declined,
             Err(e) => {
                 let failure = Failure::Downstream(e);
                 return Ended::Failed { failure, started: true, sent: 0 };
             }
+        }
+        if found == Body::Tunnel && answer.status == 101 {
+            exchange.open_tunnel(body);
         }
         let ended = exchange.body(*down, up, body, idle).await;
         let sent = exchange.sent;
@@ -204,6 +213,9 @@ impl Attempt<'_> {
     }
 
     fn request_body(&self, body: &RequestBody) -> Body {
+        if body.upgrade {
+            return Body::Tunnel;
+        }
         if body.is_empty() {
             return Body::Empty;
         }

@@ -50,6 +50,11 @@ impl BodyReader {
         Ok(None)
     }
 
+    /// True if the coding is broken somewhere in `buf`, which comes next.
+    pub(crate) fn is_broken(&self, buf: &[u8]) -> bool {
+        !self.done && self.decoder.check(buf).is_err()
+    }
+
     /// Bytes of body that are announced and not yet here; 0 if nobody knows.
     pub(crate) fn announced(&self) -> u64 {
         self.decoder.announced()

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 
 use crate::flags::ResponseFlags;
-use crate::headers::{HeaderId, RequestHead, ResponseHead, Scheme};
+use crate::headers::{HeaderId, Headers, RequestHead, ResponseHead, Scheme};
 use crate::http1::fields;
 use crate::local_reply::LocalReply;
 
@@ -104,9 +104,35 @@ pub fn expects_continue(head: &RequestHead) -> bool {
 ///
 /// What `connection` nominates was removed by the HTTP/1 codec already.
 pub fn to_upstream(head: &mut RequestHead) {
+    way_up::<false>(head);
+}
+
+/// [`to_upstream`] for a request that asks for an upgrade: `connection`,
+/// `upgrade` and `te` stay as they are.
+pub fn upgrade_to_upstream(head: &mut RequestHead) {
+    way_up::<true>(head);
+}
+
+/// True for the head of an upgrade, asked for or granted (Envoy:
+/// `Http::Utility::isUpgrade`).
+#[must_use]
+pub fn is_upgrade(headers: &Headers) -> bool {
+    let connection = headers.first(HeaderId::Connection).unwrap_or_default();
+    headers.has(HeaderId::Upgrade) && fields::has_token(connection, b"upgrade")
+}
+
+/// True for a request that asks for a websocket.
+#[must_use]
+pub fn is_websocket(headers: &Headers) -> bool {
+    let upgrade = headers.first(HeaderId::Upgrade).unwrap_or_default();
+    upgrade.eq_ignore_ascii_case(b"websocket") && is_upgrade(headers)
+}
+
+fn way_up<const UPGRADE: bool>(head: &mut RequestHead) {
     let mut te = Te::Keep;
     let mut has_proto = false;
     head.headers.retain(|field| match field.id {
+        HeaderId::Connection | HeaderId::Upgrade | HeaderId::Te if UPGRADE => true,
         HeaderId::Connection
         | HeaderId::KeepAlive
         | HeaderId::ProxyConnection
@@ -197,8 +223,19 @@ pub fn join_cookies(head: &mut RequestHead) {
 /// `service_time_ms`: none if the upstream answered before the request was
 /// complete.
 pub fn from_upstream(head: &mut ResponseHead, service_time_ms: Option<u64>) {
+    way_down::<false>(head, service_time_ms);
+}
+
+/// [`from_upstream`] for an answer that grants an upgrade: `connection` and
+/// `upgrade` stay.
+pub fn upgrade_from_upstream(head: &mut ResponseHead) {
+    way_down::<true>(head, None);
+}
+
+fn way_down<const UPGRADE: bool>(head: &mut ResponseHead, service_time_ms: Option<u64>) {
     let mut has_time = false;
     head.headers.retain(|field| match field.id {
+        HeaderId::Connection | HeaderId::Upgrade if UPGRADE => true,
         HeaderId::Connection
         | HeaderId::KeepAlive
         | HeaderId::ProxyConnection

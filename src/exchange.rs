@@ -55,6 +55,8 @@ pub(crate) enum Body {
     Length(u64),
     /// Until its sender says so.
     Unknown,
+    /// Raw bytes until an end closes: an upgrade.
+    Tunnel,
 }
 
 /// The client's side of one request.
@@ -151,6 +153,9 @@ pub(crate) struct RequestBody {
     pub(crate) timeout: RouteTimeout,
     /// Copies of the body, for mirrors.
     tees: Vec<Tee>,
+    /// The request asks for an upgrade: its body has no end, and waits until the
+    /// upstream grants it.
+    pub(crate) upgrade: bool,
 }
 
 impl RequestBody {
@@ -172,6 +177,11 @@ impl RequestBody {
             tee.end(None);
         }
         self.tees.push(tee);
+    }
+
+    /// The upgrade was granted: there will be no other attempt.
+    fn open_tunnel(&mut self) {
+        self.keep = false;
     }
 
     /// True if the next attempt can send the whole body again.
@@ -314,6 +324,8 @@ pub(crate) enum Failure {
 #[derive(Debug)]
 pub(crate) struct Exchange {
     request_sent: bool,
+    /// The body waits until an upgrade is granted.
+    held: bool,
     /// Writing failed; the upstream may still have answered.
     write_failed: Option<UpstreamError>,
     response_ended: bool,
@@ -322,9 +334,17 @@ pub(crate) struct Exchange {
 }
 
 impl Exchange {
-    /// An attempt whose head has been queued; `empty` if no body follows.
-    pub(crate) fn new(empty: bool) -> Self {
-        Self { request_sent: empty, write_failed: None, response_ended: false, sent: 0 }
+    /// An attempt whose head has been queued.
+    pub(crate) fn new(body: Body) -> Self {
+        let (request_sent, held) = (body == Body::Empty, body == Body::Tunnel);
+        Self { request_sent, held, write_failed: None, response_ended: false, sent: 0 }
+    }
+
+    /// The upstream grants the upgrade: what the client sends goes up from now on.
+    #[cold]
+    pub(crate) fn open_tunnel(&mut self, body: &mut RequestBody) {
+        self.held = false;
+        body.open_tunnel();
     }
 
     /// Sends the request until the answer's head is there.
@@ -430,6 +450,9 @@ impl Exchange {
         if self.write_failed.is_some() {
             return Ok(false);
         }
+        if self.held {
+            return self.hold(down, up, body, cx);
+        }
         let mut moved = false;
         while !self.request_sent {
             match up.poll_room(cx) {
@@ -442,7 +465,11 @@ impl Exchange {
             }
             match body.poll_next(down, cx) {
                 Poll::Ready(Some(Ok(data))) => up.send_data(data),
-                Poll::Ready(Some(Err(e))) => return Err(e),
+                Poll::Ready(Some(Err(e))) => {
+                    // What a client says before it leaves a tunnel is not lost.
+                    let _ = up.poll_flush(cx);
+                    return Err(e);
+                }
                 Poll::Ready(None) => {
                     up.finish(body.trailers.clone());
                     self.request_sent = true;
@@ -455,6 +482,26 @@ impl Exchange {
             self.write_failed = Some(e);
         }
         Ok(moved)
+    }
+
+    /// [`Exchange::push`] while an upgrade is not granted: what comes from the
+    /// client is kept, within the replay limit.
+    #[cold]
+    fn hold<D: Downstream, U: Upstream>(
+        &mut self,
+        down: &mut D,
+        up: &mut U,
+        body: &mut RequestBody,
+        cx: &mut Context<'_>,
+    ) -> Result<bool, DownstreamError> {
+        let before = body.bytes;
+        if let Poll::Ready(e) = body.poll_idle(down, cx) {
+            return Err(e);
+        }
+        if let Poll::Ready(Err(e)) = up.poll_flush(cx) {
+            self.write_failed = Some(e);
+        }
+        Ok(body.bytes > before)
     }
 
     /// Moves the answer's body on; true if something moved.

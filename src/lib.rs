@@ -33,6 +33,7 @@ pub mod stats;
 pub mod tap;
 mod timer;
 pub mod tls;
+pub mod transport;
 pub mod upstream;
 pub mod worker;
 pub mod xds;

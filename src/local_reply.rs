@@ -8,6 +8,7 @@ use bytes::Bytes;
 use crate::flags::{ResponseFlag, ResponseFlags};
 use crate::headers::{HeaderId, ResponseHead};
 use crate::logic::retry::ResetKind;
+use crate::transport::TransportFailure;
 
 /// A reply that does not come from an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +72,12 @@ impl LocalReply {
     #[must_use]
     pub fn upgrade_refused() -> Self {
         Self::new(403, "", "upgrade_failed")
+    }
+
+    /// A server answered a wish for a websocket with neither 101 nor an error.
+    #[must_use]
+    pub fn handshake_failed(status: u16) -> Self {
+        Self::new(status, "", "websocket_handshake_unsuccessful")
     }
 
     /// Nothing moved for the stream idle timeout; `request_complete`: the
@@ -181,7 +188,7 @@ pub enum UpstreamError {
     Overflow,
     /// Connection refused, unreachable, or TLS handshake failed.
     #[error("remote connection failure")]
-    ConnectFailure,
+    ConnectFailure(TransportFailure),
     /// Connection not made in time.
     #[error("connection timeout")]
     ConnectTimeout,
@@ -224,7 +231,9 @@ impl UpstreamError {
             Self::NoCluster => ResponseFlag::NoCluster,
             Self::NoHealthyHost => ResponseFlag::NoHealthyUpstream,
             Self::Overflow => ResponseFlag::UpstreamOverflow,
-            Self::ConnectFailure | Self::ConnectTimeout => ResponseFlag::UpstreamConnectionFailure,
+            Self::ConnectFailure(_) | Self::ConnectTimeout => {
+                ResponseFlag::UpstreamConnectionFailure
+            }
             Self::ConnectionTermination => ResponseFlag::UpstreamConnectionTermination,
             Self::RemoteReset | Self::RefusedStream => ResponseFlag::UpstreamRemoteReset,
             Self::ProtocolError => ResponseFlag::UpstreamProtocolError,
@@ -237,7 +246,7 @@ impl UpstreamError {
         let none = Retriable::default();
         match self {
             Self::NoCluster | Self::NoHealthyHost | Self::Overflow => none,
-            Self::ConnectFailure | Self::ConnectTimeout => {
+            Self::ConnectFailure(_) | Self::ConnectTimeout => {
                 Retriable { as_reset: true, as_connect_failure: true, ..none }
             }
             Self::RefusedStream => Retriable { as_reset: true, as_refused_stream: true, ..none },
@@ -252,13 +261,33 @@ impl UpstreamError {
     pub fn reset_kind(self) -> ResetKind {
         match self {
             Self::NoCluster | Self::NoHealthyHost | Self::Overflow => ResetKind::Overflow,
-            Self::ConnectFailure => ResetKind::ConnectFailure,
+            Self::ConnectFailure(_) => ResetKind::ConnectFailure,
             Self::ConnectTimeout => ResetKind::ConnectTimeout,
             Self::ConnectionTermination => ResetKind::Termination,
             Self::RemoteReset => ResetKind::RemoteReset,
             Self::RefusedStream => ResetKind::RemoteRefused,
             Self::ProtocolError => ResetKind::ProtocolError,
         }
+    }
+
+    /// Why the transport failed.
+    #[must_use]
+    pub fn transport(self) -> TransportFailure {
+        match self {
+            Self::ConnectFailure(failure) => failure,
+            _ => TransportFailure::Silent,
+        }
+    }
+
+    /// Envoy's `%RESPONSE_CODE_DETAILS%` of a request that ended so `when`
+    /// (`before`, `after`) its answer had begun; `transport`: why the transport
+    /// failed.
+    #[must_use]
+    pub fn details(self, when: &str, transport: Option<&str>) -> String {
+        let reason = self.to_string().replace(' ', "_");
+        let bar = if transport.is_some() { "|" } else { "" };
+        let transport = transport.unwrap_or_default();
+        format!("upstream_reset_{when}_response_started{{{reason}{bar}{transport}}}")
     }
 
     /// The reply; `retried`: at least one retry was made before this error.
@@ -271,10 +300,7 @@ impl UpstreamError {
             }
             _ => {
                 let mut reply = LocalReply::new(self.status(), self.reset_body(retried), "");
-                reply.details = Cow::Owned(format!(
-                    "upstream_reset_before_response_started{{{}}}",
-                    self.to_string().replace(' ', "_")
-                ));
+                reply.details = Cow::Owned(self.details("before", None));
                 reply
             }
         };
@@ -302,7 +328,7 @@ impl UpstreamError {
         let (first, later) = match self {
             Self::NoCluster | Self::NoHealthyHost => ("", ""),
             Self::Overflow => bodies!("overflow"),
-            Self::ConnectFailure => bodies!("remote connection failure"),
+            Self::ConnectFailure(_) => bodies!("remote connection failure"),
             Self::ConnectTimeout => bodies!("connection timeout"),
             Self::ConnectionTermination => bodies!("connection termination"),
             Self::RemoteReset => bodies!("remote reset"),
@@ -383,7 +409,7 @@ mod tests {
     fn table_of_upstream_errors() {
         use UpstreamError as E;
         for (error, status, flag, reason) in [
-            (E::ConnectFailure, 503, "UF", "remote connection failure"),
+            (E::ConnectFailure(TransportFailure::Silent), 503, "UF", "remote connection failure"),
             (E::ConnectTimeout, 503, "UF", "connection timeout"),
             (E::ConnectionTermination, 503, "UC", "connection termination"),
             (E::RemoteReset, 503, "UR", "remote reset"),

@@ -85,9 +85,10 @@ pub(crate) fn start(
     slot: Arc<ClusterSlot>,
     head: &RequestHead,
     copy: Copy,
-    complete: bool,
+    main: &RequestBody,
     idle: Duration,
 ) {
+    let (complete, upgrade) = (main.complete, main.upgrade);
     let mut head = head.clone();
     let shadow = [head.authority(), b"-shadow"].concat();
     head.set_authority(&shadow);
@@ -98,9 +99,9 @@ pub(crate) fn start(
     };
     head.headers.set_named(b"x-forwarded-for", &forwarded);
     let worker = Rc::clone(worker);
-    tokio::task::spawn_local(
-        async move { send(&worker, &slot, &head, copy, complete, idle).await },
-    );
+    tokio::task::spawn_local(async move {
+        send(&worker, &slot, &head, copy, (complete, upgrade), idle).await
+    });
 }
 
 async fn send(
@@ -108,7 +109,7 @@ async fn send(
     slot: &Arc<ClusterSlot>,
     head: &RequestHead,
     mut copy: Copy,
-    complete: bool,
+    (complete, upgrade): (bool, bool),
     idle: Duration,
 ) {
     let Some(cluster) = slot.load() else { return };
@@ -119,6 +120,7 @@ async fn send(
     };
     copy.ended = complete;
     let mut body = RequestBody::new(complete);
+    body.upgrade = upgrade;
     let mut answer = worker.take_answer();
     let mut status = 0;
     let mut ends = Ends {

@@ -23,6 +23,7 @@ use crate::io::{Io, Reader};
 use crate::local_reply::UpstreamError;
 use crate::model::{Cluster, ClusterSlot, Host, UpstreamProtocol};
 use crate::stats::{ClusterShard, Shard};
+use crate::transport::TransportFailure;
 use crate::upstream::Http1;
 
 /// Envoy: upstream `idle_timeout`, 1 h.
@@ -38,6 +39,8 @@ struct Key {
 /// All connections of a worker.
 pub(crate) struct Pools {
     shard: Shard,
+    /// Of answers over HTTP/1.
+    limits: HeadLimits,
     by_key: RefCell<HashMap<Key, Rc<HostPool>>>,
 }
 
@@ -129,8 +132,9 @@ pub(crate) struct Purpose<'a> {
 
 impl Pools {
     /// No connections yet.
-    pub(crate) fn new(shard: Shard) -> Self {
-        Self { shard, by_key: RefCell::default() }
+    pub(crate) fn new(shard: Shard, refuse_ambiguous: bool) -> Self {
+        let limits = HeadLimits { refuse_ambiguous, ..HeadLimits::RESPONSE };
+        Self { shard, limits, by_key: RefCell::default() }
     }
 
     fn host(&self, purpose: &Purpose<'_>) -> Rc<HostPool> {
@@ -183,7 +187,7 @@ impl Pools {
         // Also those that fail to open, as in Envoy.
         stats.upstream_cx_http1_total.inc();
         let io = connect(purpose, stats).await?;
-        Ok(Box::new(Http1::new(io, Open::new(Arc::clone(purpose.slot), self.shard))))
+        Ok(Box::new(Http1::new(io, Open::new(Arc::clone(purpose.slot), self.shard), self.limits)))
     }
 
     /// Takes a connection back whose exchange ended cleanly.
@@ -302,7 +306,13 @@ async fn run(pool: std::rc::Weak<HostPool>, multiplexed: Rc<Multiplexed>, io: Io
         // What is to be said; if it does not leave at once, nobody will miss it.
         let _ = poll_fn(|cx| Poll::Ready(driver.poll_rest(cx))).await;
     }
-    open.ends(closed == Some(Closed::Gone), multiplexed.active.get() > 0);
+    if matches!(closed, Some(Closed::Refused(_))) {
+        open.stats().upstream_cx_connect_fail.inc();
+    }
+    open.ends(
+        matches!(closed, Some(Closed::Gone | Closed::Refused(_))),
+        multiplexed.active.get() > 0,
+    );
     multiplexed.retired.set(true);
     drop(open);
     if let Some(pool) = pool.upgrade() {
@@ -376,14 +386,15 @@ async fn connect(purpose: &Purpose<'_>, stats: &ClusterShard) -> Result<Io, Upst
     stats.upstream_cx_total.inc();
     let started = Instant::now();
     let made = tokio::time::timeout(purpose.cluster.connect_timeout, async {
-        let stream = TcpStream::connect(purpose.host.address).await?;
-        stream.set_nodelay(true)?;
+        let connected = TcpStream::connect(purpose.host.address).await;
+        let stream = connected.map_err(|e| (TransportFailure::of_connect(&e), e))?;
+        stream.set_nodelay(true).map_err(|e| (TransportFailure::of_connect(&e), e))?;
         match &purpose.cluster.tls {
             None => Ok(Io::Tcp(stream)),
             Some(tls) => {
                 let shaken = tls.connect(stream, purpose.host.address).await;
                 stats.connections.make().tls.make().shaken(&shaken);
-                shaken
+                shaken.map_err(|e| (TransportFailure::of_handshake(&e), e))
             }
         }
     })
@@ -393,10 +404,10 @@ async fn connect(purpose: &Purpose<'_>, stats: &ClusterShard) -> Result<Io, Upst
             stats.connections.make().upstream_cx_connect_ms.record(started.elapsed());
             Ok(io)
         }
-        Ok(Err(e)) => {
+        Ok(Err((failure, e))) => {
             tracing::debug!(address = %purpose.host.address, "connect: {e}");
             stats.upstream_cx_connect_fail.inc();
-            Err(UpstreamError::ConnectFailure)
+            Err(UpstreamError::ConnectFailure(failure))
         }
         Err(_) => {
             stats.upstream_cx_connect_fail.inc();

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Instant, SystemTime};
 
 use crate::downstream::Connection;
+use crate::exchange::DownstreamError;
 use crate::flags::{ResponseFlag, ResponseFlags};
 use crate::headers::{Headers, RequestHead, ResponseHead};
 use crate::local_reply::LocalReply;
@@ -22,12 +23,20 @@ pub(crate) struct Record<'r> {
     pub(crate) details: Cow<'static, str>,
     pub(crate) attempts: u32,
     pub(crate) upstream: Option<SocketAddr>,
+    /// Why the transport of the last attempt failed.
+    pub(crate) transport: Option<String>,
+    /// The request was refused before it got a scheme (HTTP/1).
+    pub(crate) schemeless: bool,
+    /// The request names no host.
+    pub(crate) nameless: bool,
     /// Body bytes to the client.
     pub(crate) sent: u64,
     /// Body bytes from the client.
     pub(crate) received: u64,
     /// An answer's head has left.
     pub(crate) replied: bool,
+    /// The answer is in the statistics already.
+    pub(crate) counted: bool,
     /// The connection ends with this answer.
     pub(crate) close: bool,
     /// When the upstream's head came.
@@ -56,9 +65,13 @@ impl<'r> Record<'r> {
             details: Cow::Borrowed(""),
             attempts: 0,
             upstream: None,
+            transport: None,
+            schemeless: false,
+            nameless: false,
             sent: 0,
             received: 0,
             replied: false,
+            counted: false,
             close: false,
             first_byte: None,
             route: None,
@@ -72,6 +85,16 @@ impl<'r> Record<'r> {
         self.flags = reply.flags;
         self.details = reply.details.clone();
         self.replied = true;
+    }
+
+    /// Notes that the client left.
+    pub(crate) fn left(&mut self, error: DownstreamError) {
+        self.flags.set(error.flag());
+        self.details = Cow::Borrowed(match error {
+            DownstreamError::Gone => "downstream_remote_disconnect",
+            DownstreamError::Reset => "http2.remote_reset",
+            DownstreamError::Malformed(_) | DownstreamError::Protocol => return,
+        });
     }
 
     /// Notes the route's choice.
@@ -95,6 +118,9 @@ impl<'r> Record<'r> {
             status: self.status,
             attempts: self.attempts,
             upstream_host: self.upstream,
+            upstream_failure: self.transport.as_deref(),
+            schemeless: self.schemeless,
+            nameless: self.nameless,
             upstream_cluster: self.target.map(|target| target.cluster.name.as_str()),
             route_name: self.route.map(|route| &*route.name),
             downstream_remote: Some(connection.remote),

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crate::attempt::{Attempt, Ended, Ends, Verdict};
 use crate::downstream::Connection;
 use crate::edge;
-use crate::exchange::{Downstream, Failure, RequestBody};
+use crate::exchange::{Body, Downstream, Failure, RequestBody};
 use crate::flags::ResponseFlag;
 use crate::headers::{HeaderId, RequestHead, ResponseHead};
 use crate::local_reply::{LocalReply, UpstreamError};
@@ -22,7 +22,8 @@ use crate::logic::rewrite::GrpcRename;
 use crate::logic::{header_filter, mutation, rewrite};
 use crate::mirror;
 use crate::model::{
-    Action, Cluster, Forward, HeaderMutations, Listener, Route, VirtualHost, WeightedTarget,
+    Action, Cluster, Forward, HeaderMutations, Listener, Route, UpstreamProtocol, VirtualHost,
+    WeightedTarget,
 };
 use crate::record::Record;
 use crate::retrying::Retrying;
@@ -38,7 +39,7 @@ pub(crate) struct Received {
     pub(crate) http2: bool,
     /// HTTP/1: the client wants to keep the connection.
     pub(crate) keep_alive: bool,
-    /// HTTP/1: it asks for an upgrade that is not on offer.
+    /// HTTP/1: it asks for an upgrade.
     pub(crate) upgrade: bool,
     /// The head names its host, if only by an empty value.
     pub(crate) has_host: bool,
@@ -158,11 +159,13 @@ impl<'s, D: Downstream> Stream<'s, D> {
         if let Err(refusal) = edge::admit(self.head, self.received.has_host) {
             return self.refuse(refusal).await;
         }
-        edge::to_upstream(self.head);
-        if self.received.upgrade
-            && let Some(chosen) = self.choose(listener)
-        {
-            return self.refuse_upgrade(chosen).await;
+        if self.received.upgrade {
+            edge::upgrade_to_upstream(self.head);
+            if let Some(chosen) = self.choose(listener) {
+                return self.refuse_upgrade(chosen).await;
+            }
+        } else {
+            edge::to_upstream(self.head);
         }
         if listener.config.header_filter
             && header_filter::apply(self.head) == header_filter::Outcome::ScriptError
@@ -177,9 +180,12 @@ impl<'s, D: Downstream> Stream<'s, D> {
             return self.no_route().await;
         };
         if self.received.upgrade {
-            // Envoy has asked by now whether it may be upgraded, found no route
-            // and passes the upgrade on: nothing that a model server expects.
-            return self.refuse_upgrade(chosen).await;
+            // Envoy asks whether it may be upgraded before its filters run, found
+            // no route by then, and passes it on.
+            if self.connection.worker.refuse_ambiguous {
+                return self.refuse_upgrade(chosen).await;
+            }
+            self.body.upgrade = true;
         }
         self.record.chose(chosen.route, chosen.target);
         match &chosen.route.action {
@@ -223,6 +229,9 @@ impl<'s, D: Downstream> Stream<'s, D> {
     /// Refuses a request that is not to be routed at all.
     async fn refuse(&mut self, refusal: edge::Refusal) -> Fate {
         let shard = self.connection.shard();
+        // An HTTP/1 request gets its scheme only now.
+        self.record.schemeless = !self.received.http2;
+        self.record.nameless = !self.received.has_host;
         match refusal {
             edge::Refusal::PathNotAbsolute => shard.downstream_rq_non_relative_path.inc(),
             edge::Refusal::Fragment => shard.downstream_rq_failed_path_normalization.inc(),
@@ -271,7 +280,9 @@ impl<'s, D: Downstream> Stream<'s, D> {
             }
         }
         let Some(model) = chosen.target.and_then(|t| t.rewrite_model.as_deref()) else { return };
-        if self.head.is_grpc() && rewrite::is_named_method(self.head.path()) {
+        if self.body.upgrade {
+            // What follows is nobody's business.
+        } else if self.head.is_grpc() && rewrite::is_named_method(self.head.path()) {
             self.head.headers.remove(HeaderId::ContentLength);
             self.body.rename = Some(GrpcRename::new(model));
         } else if let Some(path) = rewrite::path(self.head.path(), model) {
@@ -295,7 +306,7 @@ impl<'s, D: Downstream> Stream<'s, D> {
                 Arc::clone(policy.cluster.slot()),
                 self.head,
                 copy,
-                self.body.complete,
+                &self.body,
                 self.listener.config.stream_idle_timeout,
             );
         }
@@ -320,6 +331,7 @@ impl<'s, D: Downstream> Stream<'s, D> {
                 return self.fail(UpstreamError::NoHealthyHost, Some(chosen), false).await;
             };
             self.record.upstream = Some(host.address);
+            self.record.transport = None;
             let mut ends = Ends {
                 down: self.down,
                 body: &mut self.body,
@@ -337,7 +349,15 @@ impl<'s, D: Downstream> Stream<'s, D> {
                     if pause.is_some() {
                         return Ok(Verdict::Retry);
                     }
-                    tail.answer(record, head, body, answer);
+                    if !body.upgrade {
+                        tail.answer(record, head, body, answer);
+                    } else if declines(head, answer, cluster) {
+                        return Ok(Verdict::Decline);
+                    } else if kind == Body::Tunnel {
+                        tail.tunnel(record, head, answer);
+                    } else {
+                        tail.answer(record, head, body, answer);
+                    }
                     let close = !keep_alive || !body.complete || tail.connection.draining();
                     record.close = close;
                     down.send_head(answer, kind, close)?;
@@ -351,6 +371,7 @@ impl<'s, D: Downstream> Stream<'s, D> {
                     return if self.record.close { Fate::Close } else { Fate::KeepAlive };
                 }
                 Ended::Retry => {}
+                Ended::Declined => return self.decline(chosen).await,
                 Ended::Failed { failure, started: true, sent } => {
                     self.record.sent = sent;
                     return self.cut(failure, chosen, target).await;
@@ -389,6 +410,16 @@ impl<'s, D: Downstream> Stream<'s, D> {
     }
 }
 
+/// True if a server was asked for a websocket and answered with neither 101
+/// nor an error, to which Envoy answers itself (over HTTP/1).
+#[cold]
+fn declines(request: &RequestHead, answer: &ResponseHead, cluster: &Cluster) -> bool {
+    cluster.protocol == UpstreamProtocol::Http1
+        && answer.status != 101
+        && answer.status < 400
+        && edge::is_websocket(&request.headers)
+}
+
 /// What an answer's head needs from the request's route.
 #[derive(Clone, Copy)]
 struct Tail<'a> {
@@ -408,6 +439,30 @@ impl Tail<'_> {
     ) {
         let service_time = body.completed.map(|at| at.elapsed().as_millis());
         edge::from_upstream(answer, service_time.and_then(|ms| u64::try_from(ms).ok()));
+        self.finish(record, request, answer);
+    }
+
+    /// The head of an answer that grants an upgrade. It is counted now: who knows
+    /// when it ends.
+    #[cold]
+    fn tunnel(&self, record: &mut Record<'_>, request: &RequestHead, answer: &mut ResponseHead) {
+        let has_length = answer.headers.has(HeaderId::ContentLength)
+            || answer.headers.has(HeaderId::TransferEncoding)
+            || (100..200).contains(&answer.status);
+        edge::upgrade_from_upstream(answer);
+        self.finish(record, request, answer);
+        if !has_length {
+            answer.headers.push_known(HeaderId::ContentLength, b"content-length", b"0");
+        }
+        record.counted = true;
+        self.connection.shard().replied(answer.status);
+        if let Some(target) = self.chosen.target {
+            let stats = target.cluster.stats.shard(self.connection.worker.shard);
+            stats.external.record(answer.status, None);
+        }
+    }
+
+    fn finish(&self, record: &mut Record<'_>, request: &RequestHead, answer: &mut ResponseHead) {
         let mut scratch = Vec::new();
         let levels = self.chosen.response_levels(self.listener);
         let context = record.context(self.connection, Some(request), None);

@@ -208,6 +208,7 @@ impl Control {
             logs: Arc::clone(&logs),
             taps: Arc::new(Taps::start(crate::tap::MAX_DISK_BYTES)?),
             own_address: own_address(),
+            refuse_ambiguous: settings.refuse_ambiguous,
         };
         let workers = Workers::start(plane, settings.workers, &shared)?;
         step_back();

@@ -67,6 +67,8 @@ pub(crate) struct Worker {
     spare_taps: RefCell<Vec<Box<TapBodies>>>,
     /// Own address as mirrored requests show it (`x-forwarded-for`).
     pub(crate) own_address: IpAddr,
+    /// `--refuse-ambiguous-requests`.
+    pub(crate) refuse_ambiguous: bool,
     /// Requests in progress.
     pub(crate) streams: Cell<usize>,
     /// HTTP/2 connections, which end in order when draining.
@@ -177,7 +179,7 @@ impl Workers {
                 std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
                     let shard = Shard { index: index + 1, of: count + 1 };
                     let worker = Rc::new(Worker {
-                        pools: Pools::new(shard),
+                        pools: Pools::new(shard, shared.refuse_ambiguous),
                         logs: RefCell::new(shared.logs.worker()),
                         taps: Arc::clone(&shared.taps),
                         plane,
@@ -187,6 +189,7 @@ impl Workers {
                         answers: RefCell::default(),
                         spare_taps: RefCell::default(),
                         own_address: shared.own_address,
+                        refuse_ambiguous: shared.refuse_ambiguous,
                         date: RefCell::new((u64::MAX, [b' '; 29])),
                         streams: Cell::new(0),
                         multiplexed: Cell::new(0),
@@ -228,6 +231,8 @@ pub struct WorkerShared {
     pub taps: Arc<Taps>,
     /// Own address as mirrored requests show it.
     pub own_address: IpAddr,
+    /// `--refuse-ambiguous-requests`.
+    pub refuse_ambiguous: bool,
 }
 
 /// Accept loops by listener name and address.

@@ -7,7 +7,7 @@ use radiant::edge;
 use radiant::headers::RequestHead;
 use radiant::http1::{BodyLength, HeadLimits, Parsed, request, write};
 
-const LIMITS: HeadLimits = HeadLimits { max_bytes: 2048, max_fields: 20 };
+const LIMITS: HeadLimits = HeadLimits { max_bytes: 2048, max_fields: 20, ..HeadLimits::REQUEST };
 
 fuzz_target!(|input: &[u8]| {
     let mut head = RequestHead::default();

@@ -7,7 +7,7 @@ use radiant::headers::ResponseHead;
 use radiant::http1::write::ResponseFraming;
 use radiant::http1::{BodyLength, HeadLimits, Parsed, response, write};
 
-const LIMITS: HeadLimits = HeadLimits { max_bytes: 2048, max_fields: 20 };
+const LIMITS: HeadLimits = HeadLimits { max_bytes: 2048, max_fields: 20, ..HeadLimits::RESPONSE };
 
 fuzz_target!(|input: &[u8]| {
     let to_head = input.len() % 2 == 1;

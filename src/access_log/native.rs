@@ -80,7 +80,7 @@ impl<'a> Line<'a> {
             method: part(RequestHead::method),
             path: part(RequestHead::path),
             protocol: c.protocol,
-            authority: part(RequestHead::authority),
+            authority: part(RequestHead::authority).filter(|_| !c.nameless),
             bytes_received: c.bytes_received,
             bytes_sent: c.bytes_sent,
             duration_ms: c.duration.map(millis),

@@ -76,6 +76,9 @@ fn common(out: &mut String, settings: &Settings) {
     line(out, "utility", &utility);
     line(out, "workers", &settings.workers.to_string());
     line(out, "rewrite", if settings.rewrite { "on" } else { "off" });
+    if settings.refuse_ambiguous {
+        line(out, "ambiguous", "refused");
+    }
     if let Some(path) = &settings.saved_snapshot {
         line(out, "saved", &path.display().to_string());
     }

@@ -82,6 +82,8 @@ pub struct Flags {
     pub json_access_log: Option<AccessLogSink>,
     /// `--rewrite`.
     pub rewrite: bool,
+    /// `--refuse-ambiguous-requests`.
+    pub refuse_ambiguous: bool,
     /// Accepted, without effect.
     pub notices: Vec<Notice>,
 }
@@ -100,6 +102,7 @@ impl Flags {
         settings.admin = self.admin.or(settings.admin);
         settings.admin_address_path.clone_from(&self.admin_address_path);
         settings.rewrite |= self.rewrite;
+        settings.refuse_ambiguous |= self.refuse_ambiguous;
         settings.saved_snapshot.clone_from(&self.saved_snapshot);
         settings.json_access_log.clone_from(&self.json_access_log);
         settings.log = LogSettings {
@@ -298,6 +301,7 @@ impl Parsing {
                 });
             }
             "rewrite" => flags.rewrite = true,
+            "refuse-ambiguous-requests" => flags.refuse_ambiguous = true,
             "port" => self.demo.port = Some(value.parse().map_err(|_| wrong("a port"))?),
             "models" => self.demo.models = Some(value.parse().map_err(|_| wrong("a number"))?),
             "no-proxy" => self.demo.no_proxy = true,

@@ -63,7 +63,7 @@ fn every_way_to_give_a_value() {
 fn values_reach_the_settings() {
     let flags = run(
         "radiant --concurrency 3 --drain-time-s 7 --service-node n --service-cluster c \
-                     --removed-cluster-grace 0 --saved-snapshot /s --rewrite --admin-address 127.0.0.1:0 \
+                     --removed-cluster-grace 0 --saved-snapshot /s --rewrite --refuse-ambiguous-requests --admin-address 127.0.0.1:0 \
                      --utility-address 127.0.0.1:1 --log-format json --log-path /l \
                      --component-log-level xds:trace,admin:off --admin-address-path /a",
     );
@@ -73,7 +73,7 @@ fn values_reach_the_settings() {
     assert_eq!((settings.node.id.as_str(), settings.node.cluster.as_str()), ("n", "c"));
     assert_eq!(settings.removed_cluster_grace, Duration::ZERO);
     assert_eq!(settings.saved_snapshot, Some(PathBuf::from("/s")));
-    assert!(settings.rewrite);
+    assert!(settings.rewrite && settings.refuse_ambiguous);
     assert_eq!(settings.admin, Some("127.0.0.1:0".parse().unwrap()));
     assert_eq!(settings.admin_address_path, Some(PathBuf::from("/a")));
     assert_eq!(settings.utility.unwrap().address, "127.0.0.1:1".parse().unwrap());
@@ -94,6 +94,7 @@ fn an_image_swap_without_flags() {
     assert_eq!(settings.utility, Some(crate::config::UtilityListener::seldon()));
     assert_eq!(settings.removed_cluster_grace, Duration::from_secs(30));
     assert_eq!(settings.drain_time, Duration::from_secs(60));
+    assert!(!settings.refuse_ambiguous);
     assert!(settings.workers >= 1 && !settings.rewrite && settings.saved_snapshot.is_none());
     assert_eq!(settings.notices, []);
 }

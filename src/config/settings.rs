@@ -37,6 +37,9 @@ pub struct Settings {
     pub removed_cluster_grace: Duration,
     /// Put the chosen arm's model name into the request.
     pub rewrite: bool,
+    /// Refuse requests and answers of which another proxy could read something
+    /// else, where Envoy forwards them.
+    pub refuse_ambiguous: bool,
     /// Where accepted resources are saved and loaded from, if at all.
     pub saved_snapshot: Option<PathBuf>,
     /// Where every request is logged as JSON, if anywhere.
@@ -296,6 +299,7 @@ impl Default for Settings {
             drain_time: Duration::from_secs(60),
             removed_cluster_grace: Duration::from_secs(30),
             rewrite: false,
+            refuse_ambiguous: false,
             saved_snapshot: None,
             json_access_log: None,
             log: LogSettings::default(),

@@ -167,6 +167,11 @@ pub const FLAGS: &[FlagSpec] = &[
         "Put the chosen arm's model name into the request: REST path with a scheduler, REST path and gRPC `model_name` with a native file. Default: off. Cures the agent's 404 on `/v2/models/<name>.experiment/infer`.",
     ),
     own(
+        "refuse-ambiguous-requests",
+        "",
+        "Refuse what two proxies in a row could read differently: a `transfer-encoding` that says `chunked` only once its lines are joined (501; 502 for an answer), and an upgrade (`upgrade: websocket`) whose route is found by the model's name in the path (403). Default: off, as Envoy, which takes such messages for body-less and passes such upgrades on. Cures requests that reach a model server past all routing (request smuggling).",
+    ),
+    own(
         "port",
         "PORT",
         "Data port of the demo; 0: free ports for everything. Default: 9000 (and 9003, 9901).",

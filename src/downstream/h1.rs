@@ -96,8 +96,11 @@ impl Client {
         head: &mut RequestHead,
         idle: &mut IdleTimer,
     ) -> Result<Received, Fate> {
-        let limits =
-            HeadLimits { max_bytes: config.max_head_bytes, max_fields: config.max_head_fields };
+        let limits = HeadLimits {
+            max_bytes: config.max_head_bytes,
+            max_fields: config.max_head_fields,
+            refuse_ambiguous: connection.worker.refuse_ambiguous,
+        };
         if self.reader.buf.is_empty() {
             self.reader.relax();
             idle.restart(config.idle_timeout);
@@ -168,6 +171,16 @@ impl Client {
         self.writer.put_with(|out| out.extend_from_slice(write::CONTINUE));
         // What does not leave now leaves with the next write.
         let _ = poll_fn(|cx| Poll::Ready(self.writer.poll_flush(&mut self.io, cx))).await;
+    }
+
+    /// Queues the head of an answer behind which bytes are raw, whatever it says
+    /// of them.
+    #[cold]
+    fn open_tunnel(&mut self, head: &ResponseHead) {
+        self.head_request = false;
+        self.chunked = false;
+        let framing = ResponseFraming { close: false, to_head: false, has_body: true };
+        self.writer.put_with(|out| write::response(out, head, framing));
     }
 
     fn begin(&mut self, body: BodyLength, info: RequestInfo, max_trailer_bytes: usize) -> Received {
@@ -287,6 +300,10 @@ impl Downstream for Client {
         body: Body,
         close: bool,
     ) -> Result<(), DownstreamError> {
+        if body == Body::Tunnel {
+            self.open_tunnel(head);
+            return Ok(());
+        }
         let framing =
             ResponseFraming { close, to_head: self.head_request, has_body: body != Body::Empty };
         self.chunked =

@@ -293,7 +293,9 @@ fn error(ended: Ended) -> DownstreamError {
     match ended {
         Ended::Reset(_) => DownstreamError::Reset,
         Ended::Violation | Ended::Protocol => DownstreamError::Protocol,
-        Ended::Gone | Ended::Refused | Ended::Local => DownstreamError::Gone,
+        Ended::Gone | Ended::Unconnected(_) | Ended::Refused | Ended::Local => {
+            DownstreamError::Gone
+        }
     }
 }
 

@@ -58,6 +58,29 @@ impl BodyDecoder {
         }
     }
 
+    /// Looks ahead: whether all of `buf` is well-formed as what comes next, up to
+    /// the trailers. Only chunked coding has anything to look at.
+    ///
+    /// # Errors
+    ///
+    /// [`ChunkError`], which [`BodyDecoder::decode`] will come to.
+    pub fn check(&self, buf: &[u8]) -> Result<(), ChunkError> {
+        let Self::Chunked(decoder) = self else { return Ok(()) };
+        let mut ahead = decoder.clone();
+        let mut at = 0;
+        while at < buf.len() {
+            let step = match ahead.decode(&buf[at..]) {
+                Err(_) if matches!(ahead.state, State::LastEnd | State::Trailer) => break,
+                step => step?,
+            };
+            at += step.skip + step.data;
+            if step.done {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Bytes of body that are announced and not yet here; 0 if nobody knows.
     #[must_use]
     pub fn announced(&self) -> u64 {
@@ -136,7 +159,7 @@ enum State {
 /// Decodes chunked coding, accepting what Envoy's parser accepts: blanks and
 /// anything else behind a size, any bytes up to the LF behind the data; but no
 /// lone CR or LF in the size line. Trailers are checked and dropped.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ChunkedDecoder {
     state: State,
     size: u64,
@@ -319,6 +342,25 @@ mod tests {
         assert_eq!(decoder.decode(&buf[8..]), Ok(Decoded { skip: 5, data: 2, done: false }));
         assert_eq!(decoder.decode(&buf[15..]), Ok(Decoded { skip: 7, data: 0, done: true }));
         assert_eq!(decoder.decode(&buf[22..]), Ok(Decoded { skip: 0, data: 0, done: true }));
+    }
+
+    #[test]
+    fn looking_ahead_finds_a_fault_behind_data() {
+        let of = || BodyDecoder::new(BodyLength::Chunked, 100);
+        assert_eq!(of().check(b"2\r\nok\r\nzz\r\n"), Err(ChunkError::Syntax));
+        for fine in [
+            &b""[..],
+            b"2",
+            b"2\r\nok",
+            b"2\r\nok\r\n0\r\n\r\nHTTP/1.1 zz",
+            b"2\r\nok\r\n0\r\nb ad\r\n\r\n",
+        ] {
+            assert_eq!(of().check(fine), Ok(()));
+        }
+        let mut decoder = of();
+        assert_eq!(decoder.decode(b"2\r\no"), Ok(Decoded { skip: 3, data: 1, done: false }));
+        assert_eq!(decoder.check(b"k\r\nzz"), Err(ChunkError::Syntax));
+        assert_eq!(BodyDecoder::new(BodyLength::Length(2), 0).check(b"zz"), Ok(()));
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub mod write;
 
 pub use error::{ChunkError, HeadError, ResponseError};
 
-/// Bounds of a message head.
+/// Bounds of a message head, and what is made of ambiguous ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeadLimits {
     /// Bytes of start line and fields with the final empty line; a head of
@@ -39,14 +39,22 @@ pub struct HeadLimits {
     /// Entries after repeated standard fields were joined; a request's `host`
     /// counts.
     pub max_fields: usize,
+    /// Refuses messages of which one proxy would read a body and another the
+    /// next message: those whose codings say `chunked` when joined, but whose last
+    /// `transfer-encoding` line as received does not (an empty line behind it, or
+    /// a CR in the word). Envoy, and so the default, takes such a request for
+    /// body-less and such an answer for one that lasts until the connection ends.
+    pub refuse_ambiguous: bool,
 }
 
 impl HeadLimits {
     /// Requests: 60 KiB and 100 fields (Envoy: `max_request_headers_kb`,
     /// `max_headers_count`).
-    pub const REQUEST: Self = Self { max_bytes: 60 * 1024, max_fields: 100 };
+    pub const REQUEST: Self =
+        Self { max_bytes: 60 * 1024, max_fields: 100, refuse_ambiguous: false };
     /// Responses: 80 KiB and 100 fields (Envoy's client codec).
-    pub const RESPONSE: Self = Self { max_bytes: 80 * 1024, max_fields: 100 };
+    pub const RESPONSE: Self =
+        Self { max_bytes: 80 * 1024, max_fields: 100, refuse_ambiguous: false };
 }
 
 /// How a message's body ends.

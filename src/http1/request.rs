@@ -21,7 +21,8 @@ pub struct RequestInfo {
     /// else is decided. The field is removed by
     /// [`edge::to_upstream`](crate::edge::to_upstream).
     pub expect_continue: bool,
-    /// An upgrade other than `h2c`. If a route matches, it is answered with 403.
+    /// An upgrade other than `h2c`. If a route matches before the header filter,
+    /// it is answered with 403.
     pub upgrade: bool,
     /// Method CONNECT: there is no path.
     pub is_connect: bool,
@@ -115,7 +116,7 @@ impl Parser {
         if is_connect {
             check_connect(head)?;
         }
-        let body = body_length(head, &seen, is_connect)?;
+        let body = body_length(head, &seen, is_connect, limits.refuse_ambiguous)?;
         if seen.connection && !upgrade && !is_connect {
             has_host &= !remove_nominated(head)?;
         }
@@ -313,21 +314,28 @@ fn check_connect(head: &mut RequestHead) -> Result<(), HeadError> {
 
 /// How the body ends.
 ///
-/// Envoy takes a message for body-less whose joined codings are `chunked` while
-/// its last line as received is not (`chunked` and an empty line, or a CR in
-/// the word): what one proxy reads as a body, another would read as the next
-/// request. Such a message is refused here like any other odd coding.
-fn body_length(head: &RequestHead, seen: &Seen, is_connect: bool) -> Result<BodyLength, HeadError> {
+/// Envoy looks at the joined codings to see whether it serves them, and at the
+/// last line as received to see whether there is a body: the two can differ
+/// ([`HeadLimits::refuse_ambiguous`]).
+fn body_length(
+    head: &RequestHead,
+    seen: &Seen,
+    is_connect: bool,
+    refuse_ambiguous: bool,
+) -> Result<BodyLength, HeadError> {
     let framing = &seen.framing;
     if seen.coding {
         let codings = head.headers.first(HeaderId::TransferEncoding).unwrap_or_default();
         if head.headers.has(HeaderId::ContentLength) {
             return Err(HeadError::LengthAndCoding);
         }
-        if !codings.eq_ignore_ascii_case(b"chunked") || !framing.chunked || is_connect {
+        if !codings.eq_ignore_ascii_case(b"chunked")
+            || is_connect
+            || (refuse_ambiguous && !framing.chunked)
+        {
             return Err(HeadError::TransferCoding);
         }
-        return Ok(BodyLength::Chunked);
+        return Ok(if framing.chunked { BodyLength::Chunked } else { BodyLength::None });
     }
     Ok(match framing.length {
         None | Some(0) => BodyLength::None,

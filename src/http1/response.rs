@@ -96,7 +96,7 @@ impl Parser {
         head.status = status_of(line)?;
         let framing = self.collect(block, self.scanner.has_inner_cr(buf), limits, head)?;
 
-        let body = body_length(head, &framing, to_head)?;
+        let body = body_length(head, &framing, to_head, limits.refuse_ambiguous)?;
         let (version, _, _) = split_start_line(line);
         let keep_alive = head.status != 101
             && body != BodyLength::UntilClose
@@ -146,6 +146,7 @@ fn body_length(
     head: &mut ResponseHead,
     framing: &Framing,
     to_head: bool,
+    refuse_ambiguous: bool,
 ) -> Result<BodyLength, ResponseError> {
     let status = head.status;
     let without_length = status < 200 || status == 204;
@@ -154,7 +155,7 @@ fn body_length(
     }
     if let Some(codings) = head.headers.first(HeaderId::TransferEncoding)
         && (framing.has_length
-            || !framing.chunked
+            || (refuse_ambiguous && !framing.chunked)
             || without_length
             || !codings.eq_ignore_ascii_case(b"chunked"))
     {

@@ -24,6 +24,27 @@ pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 ///
 /// `has_body`: the request does not end with its head.
 pub fn request(out: &mut Vec<u8>, head: &RequestHead, has_body: bool) -> Coding {
+    let has_length = request_fields(out, head);
+    let expects_body =
+        !matches!(head.method(), b"GET" | b"HEAD" | b"DELETE" | b"TRACE" | b"CONNECT");
+    let (end, coding): (&[u8], _) = match (has_length, has_body) {
+        (false, true) => (b"transfer-encoding: chunked\r\n\r\n", Coding::Chunked),
+        (false, false) if expects_body => (b"content-length: 0\r\n\r\n", Coding::Plain),
+        _ => (b"\r\n", Coding::Plain),
+    };
+    out.extend_from_slice(end);
+    coding
+}
+
+/// Appends the head of a request for an upgrade: raw bytes follow, whatever its
+/// fields say.
+pub fn upgrade(out: &mut Vec<u8>, head: &RequestHead) {
+    request_fields(out, head);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends request line and fields; true if `content-length` is among them.
+fn request_fields(out: &mut Vec<u8>, head: &RequestHead) -> bool {
     let (method, path, host) = (head.method(), head.path(), head.authority());
     out.reserve(size(&head.headers) + method.len() + path.len() + host.len() + 64);
     out.extend_from_slice(method);
@@ -32,15 +53,7 @@ pub fn request(out: &mut Vec<u8>, head: &RequestHead, has_body: bool) -> Coding 
     out.extend_from_slice(b" HTTP/1.1\r\nhost: ");
     out.extend_from_slice(host);
     out.extend_from_slice(b"\r\n");
-    let has_length = fields(out, &head.headers);
-    let expects_body = !matches!(method, b"GET" | b"HEAD" | b"DELETE" | b"TRACE" | b"CONNECT");
-    let (end, coding): (&[u8], _) = match (has_length, has_body) {
-        (false, true) => (b"transfer-encoding: chunked\r\n\r\n", Coding::Chunked),
-        (false, false) if expects_body => (b"content-length: 0\r\n\r\n", Coding::Plain),
-        _ => (b"\r\n", Coding::Plain),
-    };
-    out.extend_from_slice(end);
-    coding
+    fields(out, &head.headers)
 }
 
 /// What a response head must know that is not in its fields.

@@ -18,6 +18,7 @@ use super::hpack::{Decoder, Encoder, TABLE_SIZE};
 use super::stream::{Ended, Streams};
 use crate::headers::RequestHead;
 use crate::io::Writer;
+use crate::transport::TransportFailure;
 
 /// Window of each stream (Envoy: `initial_stream_window_size`).
 pub(super) const STREAM_WINDOW: u32 = 16 * 1024 * 1024;
@@ -457,8 +458,16 @@ impl Connection {
     /// Prepares the end of the connection after an error, or after the peer left:
     /// every stream ends, and nothing is left to write but what the error says.
     pub(crate) fn fail(&mut self, error: Option<ConnectionError>) {
+        self.end_all(if error.is_some() { Ended::Protocol } else { Ended::Gone }, error);
+    }
+
+    /// The same after a peer that did not want the connection.
+    pub(crate) fn refused(&mut self, failure: TransportFailure) {
+        self.end_all(Ended::Unconnected(failure), None);
+    }
+
+    fn end_all(&mut self, how: Ended, error: Option<ConnectionError>) {
         self.closing = true;
-        let how = if error.is_some() { Ended::Protocol } else { Ended::Gone };
         let keys: Vec<usize> =
             self.streams.each().filter(|(_, s)| !s.closed).map(|(key, _)| key).collect();
         for key in keys {

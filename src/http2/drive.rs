@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::connection::ConnectionError;
 use super::handle::Shared;
 use crate::io::{Io, Reader};
+use crate::transport::TransportFailure;
 
 /// Reads in a row before other tasks get their turn.
 const READS: usize = 8;
@@ -16,6 +17,9 @@ const READS: usize = 8;
 pub(crate) enum Closed {
     /// The peer has closed it, or it broke.
     Gone,
+    /// The peer refused it by a TLS alert before it had sent a byte: with TLS 1.3
+    /// a server looks at the client's certificate after the handshake.
+    Refused(TransportFailure),
     /// The peer broke the protocol. What is to be said is still to be written.
     Error(ConnectionError),
 }
@@ -40,11 +44,12 @@ impl Driver {
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Closed> {
         let closed = self.step(cx);
         if let Poll::Ready(closed) = closed {
-            let error = match closed {
-                Closed::Gone => None,
-                Closed::Error(error) => Some(error),
-            };
-            self.shared.borrow_mut().fail(error);
+            let mut connection = self.shared.borrow_mut();
+            match closed {
+                Closed::Gone => connection.fail(None),
+                Closed::Refused(failure) => connection.refused(failure),
+                Closed::Error(error) => connection.fail(Some(error)),
+            }
         }
         closed
     }
@@ -64,7 +69,12 @@ impl Driver {
                 break;
             }
             match reader.poll_fill(io, cx) {
-                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Closed::Gone),
+                Poll::Ready(Ok(0)) => return Poll::Ready(Closed::Gone),
+                Poll::Ready(Err(e)) => {
+                    let refused = TransportFailure::of_late_alert(&e);
+                    let refused = refused.filter(|_| reader.total == 0);
+                    return Poll::Ready(refused.map_or(Closed::Gone, Closed::Refused));
+                }
                 Poll::Ready(Ok(_)) => (more, read) = (true, read + 1),
                 Poll::Pending => break,
             }

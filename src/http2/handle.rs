@@ -45,6 +45,19 @@ impl StreamHandle {
         Ok(Self::new(shared, key))
     }
 
+    /// Opens a stream and asks for an upgrade.
+    ///
+    /// # Errors
+    /// The peer takes no more streams.
+    #[cold]
+    pub(crate) fn open_upgrade(shared: &Shared, head: &RequestHead) -> Result<Self, Ended> {
+        let mut connection = shared.borrow_mut();
+        let key = connection.open(false)?;
+        connection.send_upgrade(key, head);
+        drop(connection);
+        Ok(Self::new(shared, key))
+    }
+
     #[cfg(test)]
     pub(super) fn id(&self) -> u32 {
         self.state().streams.at(self.key).map_or(0, |stream| stream.id)

@@ -27,6 +27,21 @@ impl Connection {
         });
     }
 
+    /// Queues the head of an HTTP/1 request for an upgrade, as an extended CONNECT
+    /// (RFC 8441). Like Envoy, without asking whether the peer takes them.
+    pub(crate) fn send_upgrade(&mut self, key: usize, head: &RequestHead) {
+        self.send_block(key, false, |out| {
+            Encoder::method(out, b"CONNECT");
+            Encoder::scheme(out, head.scheme == Scheme::Https);
+            Encoder::path(out, head.path());
+            if !head.authority().is_empty() {
+                Encoder::authority(out, head.authority());
+            }
+            Encoder::protocol(out, head.headers.first(HeaderId::Upgrade).unwrap_or_default());
+            regular(out, &head.headers);
+        });
+    }
+
     /// Queues an answer's head; `end`: it is all.
     pub(crate) fn send_response(&mut self, key: usize, head: &ResponseHead, end: bool) {
         self.send_block(key, end, |out| {

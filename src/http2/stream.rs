@@ -12,6 +12,7 @@ use super::flow::{Credit, Window};
 use super::frame::Reason;
 use super::inbox::Inbox;
 use crate::headers::ResponseHead;
+use crate::transport::TransportFailure;
 
 /// Why a stream ended before its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub(crate) enum Ended {
     Violation,
     /// The peer closed the connection, or it broke.
     Gone,
+    /// The peer refused the connection after all, by a TLS alert.
+    Unconnected(TransportFailure),
     /// The peer broke the protocol; the connection has ended.
     Protocol,
     /// The peer said GOAWAY before it saw the stream.

@@ -67,6 +67,10 @@ pub enum FormatError {
 pub struct LogContext<'a> {
     /// Request head after the route's mutations.
     pub request: Option<&'a RequestHead>,
+    /// The request was refused before it got a scheme.
+    pub schemeless: bool,
+    /// The request names no host.
+    pub nameless: bool,
     /// Response head as the client got it.
     pub response: Option<&'a ResponseHead>,
     /// Response trailers.
@@ -127,6 +131,8 @@ impl Default for LogContext<'_> {
     fn default() -> Self {
         Self {
             request: None,
+            schemeless: false,
+            nameless: false,
             response: None,
             trailers: None,
             start: SystemTime::UNIX_EPOCH,

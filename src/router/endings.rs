@@ -5,6 +5,7 @@ use super::{Chosen, Fate, Stream};
 use crate::edge;
 use crate::exchange::{Body, Downstream, DownstreamError, Failure};
 use crate::flags::ResponseFlag;
+use crate::headers::{HeaderId, Headers};
 use crate::local_reply::{LocalReply, RequestForm, UpstreamError};
 use crate::logic::mutation;
 use crate::model::WeightedTarget;
@@ -22,7 +23,7 @@ impl<D: Downstream> Stream<'_, D> {
             }
             Failure::Downstream(e) => {
                 self.count_cancelled(chosen);
-                self.record.flags.set(e.flag());
+                self.record.left(e);
                 self.connection.shard().downstream_rq_rx_reset.inc();
                 Fate::Abort
             }
@@ -60,7 +61,7 @@ impl<D: Downstream> Stream<'_, D> {
         let shard = self.connection.shard();
         match failure {
             Failure::Downstream(e) => {
-                self.record.flags.set(e.flag());
+                self.record.left(e);
                 shard.downstream_rq_rx_reset.inc();
                 self.down.abort();
                 self.finished(chosen, target);
@@ -68,14 +69,17 @@ impl<D: Downstream> Stream<'_, D> {
             }
             Failure::Upstream(e) => {
                 self.record.flags.set(e.flag());
+                self.record.details = e.details("after", None).into();
                 shard.downstream_rq_tx_reset.inc();
             }
             Failure::Idle => {
                 self.record.flags.set(ResponseFlag::StreamIdleTimeout);
+                self.record.details = "stream_idle_timeout".into();
                 shard.downstream_rq_idle_timeout.inc();
             }
             Failure::Timeout => {
                 self.record.flags.set(ResponseFlag::UpstreamRequestTimeout);
+                self.record.details = "response_timeout".into();
                 shard.downstream_rq_timeout.inc();
             }
         }
@@ -92,7 +96,9 @@ impl<D: Downstream> Stream<'_, D> {
     pub(super) fn finished(&self, chosen: Chosen<'_>, target: &WeightedTarget) {
         let stats = target.cluster.stats.shard(self.connection.worker.shard);
         let elapsed = self.body.completed.map(|at| at.elapsed());
-        stats.external.record(self.record.status, elapsed);
+        if !self.record.counted {
+            stats.external.record(self.record.status, elapsed);
+        }
         let grpc_ok = self.body.grpc_status.is_none_or(|status| status == 0);
         self.seldon(chosen, self.record.status < 400 && grpc_ok);
     }
@@ -115,7 +121,11 @@ impl<D: Downstream> Stream<'_, D> {
         chosen: Option<Chosen<'_>>,
         retried: bool,
     ) -> Fate {
-        let reply = error.reply(retried);
+        let mut reply = error.reply(retried);
+        self.record.transport = error.transport().words(self.record.upstream);
+        if let Some(words) = &self.record.transport {
+            reply.details = error.details("before", Some(words)).into();
+        }
         let target = chosen.and_then(|c| c.target).filter(|_| error != UpstreamError::NoCluster);
         if let Some(target) = target {
             let stats = target.cluster.stats.shard(self.connection.worker.shard);
@@ -127,8 +137,46 @@ impl<D: Downstream> Stream<'_, D> {
         self.reply(reply, chosen).await
     }
 
+    /// Answers for a server that was asked for a websocket and made nothing of it:
+    /// its fields, without its body.
+    #[cold]
+    pub(super) async fn decline(&mut self, chosen: Chosen<'_>) -> Fate {
+        self.seldon(chosen, false);
+        let theirs = Box::new(std::mem::take(&mut self.answer.headers));
+        let reply = LocalReply::handshake_failed(self.answer.status);
+        self.reply_with(reply, Some(chosen), Some(theirs)).await
+    }
+
+    /// Appends a server's fields to an answer of the proxy's own.
+    #[cold]
+    fn append(&mut self, theirs: &Headers, grpc: bool) {
+        let upgrade = edge::is_upgrade(theirs);
+        for field in theirs.iter() {
+            let wanted = match field.id {
+                HeaderId::ContentLength
+                | HeaderId::TransferEncoding
+                | HeaderId::ProxyConnection => false,
+                HeaderId::Connection | HeaderId::Upgrade => upgrade,
+                HeaderId::ContentType => grpc,
+                _ => true,
+            };
+            if wanted {
+                self.answer.headers.push(field.name, field.value);
+            }
+        }
+    }
+
     /// Sends an answer of the proxy's own.
     pub(super) async fn reply(&mut self, reply: LocalReply, chosen: Option<Chosen<'_>>) -> Fate {
+        self.reply_with(reply, chosen, None).await
+    }
+
+    async fn reply_with(
+        &mut self,
+        reply: LocalReply,
+        chosen: Option<Chosen<'_>>,
+        theirs: Option<Box<Headers>>,
+    ) -> Fate {
         for flag in reply.flags.iter() {
             self.record.flags.set(flag);
         }
@@ -148,6 +196,9 @@ impl<D: Downstream> Stream<'_, D> {
                 &mut scratch,
             );
         }
+        if let Some(theirs) = &theirs {
+            self.append(theirs, form.grpc);
+        }
         let body = reply.finish(form, &self.connection.worker.date(), self.answer);
         self.record.details = reply.details;
         self.record.status = self.answer.status;
@@ -158,7 +209,9 @@ impl<D: Downstream> Stream<'_, D> {
         self.record.replied = true;
         let empty = body.is_empty();
         let kind = if empty { Body::Empty } else { Body::Length(body.len() as u64) };
-        if self.down.send_head(self.answer, kind, close).is_err() {
+        // Who grants an upgrade does not speak of the connection's end.
+        let told = close && theirs.is_none_or(|theirs| !edge::is_upgrade(&theirs));
+        if self.down.send_head(self.answer, kind, told).is_err() {
             return Fate::Abort;
         }
         if !empty {
@@ -200,7 +253,9 @@ impl<D: Downstream> Stream<'_, D> {
     pub(super) fn account(&mut self) {
         let shard = self.connection.shard();
         if self.record.replied {
-            shard.replied(self.record.status);
+            if !self.record.counted {
+                shard.replied(self.record.status);
+            }
             shard.downstream_rq_time.record(self.record.started.elapsed());
             if !self.body.complete {
                 shard.downstream_rq_response_before_rq_complete.inc();

@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 
 use crate::body::BodyReader;
+use crate::edge;
 use crate::exchange::{Body, Upstream};
 use crate::headers::{RequestHead, ResponseHead};
 use crate::http1::body::{CHUNK_END, LAST_CHUNK, chunk_head};
@@ -16,6 +17,7 @@ use crate::http2::Trailers;
 use crate::io::{Io, Reader, Writer};
 use crate::local_reply::UpstreamError;
 use crate::pool::Open;
+use crate::transport::TransportFailure;
 
 /// Bytes that may wait for the socket before the client is held back.
 const QUEUE_LIMIT: usize = 128 * 1024;
@@ -28,17 +30,24 @@ pub(crate) struct Http1 {
     writer: Writer,
     request_was_head: bool,
     chunked: bool,
+    /// The request asks for an upgrade.
+    upgrade: bool,
+    /// The upgrade was granted.
+    tunnel: bool,
     sent: bool,
+    /// What was read is well-formed. Envoy drops all of a read that is not.
+    checked: bool,
     /// The answer's body; none before its head.
     body: Option<BodyReader>,
     keep_alive: bool,
+    limits: HeadLimits,
     open: Open,
     counted: (u64, u64),
 }
 
 impl Http1 {
     /// A connection that was just made.
-    pub(crate) fn new(io: Io, open: Open) -> Self {
+    pub(crate) fn new(io: Io, open: Open, limits: HeadLimits) -> Self {
         Self {
             io,
             reader: Reader::default(),
@@ -46,9 +55,13 @@ impl Http1 {
             writer: Writer::default(),
             request_was_head: false,
             chunked: false,
+            upgrade: false,
+            tunnel: false,
+            checked: false,
             sent: true,
             body: None,
             keep_alive: true,
+            limits,
             open,
             counted: (0, 0),
         }
@@ -98,9 +111,29 @@ impl Http1 {
     }
 
     fn fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, UpstreamError>> {
-        self.reader
-            .poll_fill(&mut self.io, cx)
-            .map_err(|_: io::Error| UpstreamError::ConnectionTermination)
+        self.reader.poll_fill(&mut self.io, cx).map_err(|e| self.broken(&e))
+    }
+
+    /// What follows are raw bytes.
+    #[cold]
+    fn open_tunnel(&mut self) {
+        self.tunnel = true;
+        self.keep_alive = false;
+        self.body = Some(BodyReader::new(BodyLength::UntilClose, 0));
+    }
+
+    /// What a broken connection means. With TLS 1.3 a server looks at the
+    /// client's certificate after the handshake: an alert before its first byte
+    /// says that the connection was never made.
+    #[cold]
+    fn broken(&self, error: &io::Error) -> UpstreamError {
+        match TransportFailure::of_late_alert(error) {
+            Some(failure) if self.reader.total == 0 => {
+                self.open.stats().upstream_cx_connect_fail.inc();
+                UpstreamError::ConnectFailure(failure)
+            }
+            _ => UpstreamError::ConnectionTermination,
+        }
     }
 }
 
@@ -109,6 +142,12 @@ impl Upstream for Http1 {
         self.request_was_head = head.method() == b"HEAD";
         self.body = None;
         self.sent = body == Body::Empty;
+        self.upgrade = body == Body::Tunnel;
+        if self.upgrade {
+            self.chunked = false;
+            self.writer.put_with(|out| write::upgrade(out, head));
+            return Ok(());
+        }
         let has_body = body != Body::Empty;
         self.chunked =
             self.writer.put_with(|out| write::request(out, head, has_body)) == Coding::Chunked;
@@ -148,16 +187,20 @@ impl Upstream for Http1 {
         loop {
             if !self.reader.buf.is_empty() {
                 let to_head = self.request_was_head;
-                let limits = HeadLimits::RESPONSE;
-                match self.parser.parse(&self.reader.buf, &limits, to_head, head) {
+                match self.parser.parse(&self.reader.buf, &self.limits, to_head, head) {
                     Ok(Parsed::Partial) => {}
                     Ok(Parsed::Complete { consumed, body, info }) => {
                         let _ = self.reader.buf.split_to(consumed);
                         if info.interim {
                             continue;
                         }
+                        if self.upgrade && edge::is_upgrade(&head.headers) {
+                            self.open_tunnel();
+                            return Poll::Ready(Ok(Body::Tunnel));
+                        }
                         self.keep_alive = info.keep_alive;
-                        self.body = Some(BodyReader::new(body, limits.max_bytes));
+                        self.checked = false;
+                        self.body = Some(BodyReader::new(body, self.limits.max_bytes));
                         return Poll::Ready(Ok(match body {
                             BodyLength::None => Body::Empty,
                             BodyLength::Length(n) => Body::Length(n),
@@ -183,6 +226,9 @@ impl Upstream for Http1 {
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, UpstreamError>>> {
         loop {
             let Some(body) = &mut self.body else { return Poll::Ready(None) };
+            if !std::mem::replace(&mut self.checked, true) && body.is_broken(&self.reader.buf) {
+                return Poll::Ready(Some(Err(UpstreamError::ProtocolError)));
+            }
             match body.next(&mut self.reader.buf) {
                 Ok(Some(data)) => return Poll::Ready(Some(Ok(data))),
                 Ok(None) if body.is_done() => return Poll::Ready(None),
@@ -190,7 +236,11 @@ impl Upstream for Http1 {
                 Err(_) => return Poll::Ready(Some(Err(UpstreamError::ProtocolError))),
             }
             self.reader.expect(body.announced());
+            self.checked = false;
             match ready!(self.fill(cx)) {
+                Ok(0) if self.tunnel => {
+                    return Poll::Ready(Some(Err(UpstreamError::ConnectionTermination)));
+                }
                 Ok(0) => {
                     let Some(body) = &mut self.body else { return Poll::Ready(None) };
                     if body.end_of_stream() {

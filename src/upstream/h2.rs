@@ -13,6 +13,8 @@ use crate::pool::StreamPlace;
 /// One stream of a pooled connection.
 pub(crate) struct Http2 {
     stream: Option<StreamHandle>,
+    /// What the request wants to be upgraded to.
+    upgrade: Option<Box<[u8]>>,
     /// Given back after the stream.
     place: StreamPlace,
 }
@@ -20,12 +22,20 @@ pub(crate) struct Http2 {
 impl Http2 {
     /// A stream that is opened with the request's head.
     pub(crate) fn new(place: StreamPlace) -> Self {
-        Self { stream: None, place }
+        Self { stream: None, upgrade: None, place }
+    }
+
+    #[cold]
+    fn ask_upgrade(&mut self, head: &RequestHead) -> Result<(), UpstreamError> {
+        self.upgrade = head.headers.first(HeaderId::Upgrade).map(Box::from);
+        let opened = StreamHandle::open_upgrade(self.place.shared(), head);
+        self.stream = Some(opened.map_err(|ended| self.error(ended))?);
+        Ok(())
     }
 
     /// What the stream's early end means for the attempt.
     fn error(&self, ended: Ended) -> UpstreamError {
-        if matches!(ended, Ended::Gone | Ended::Refused | Ended::Protocol) {
+        if matches!(ended, Ended::Gone | Ended::Unconnected(_) | Ended::Refused | Ended::Protocol) {
             self.place.retire();
         }
         error(ended)
@@ -34,6 +44,9 @@ impl Http2 {
 
 impl Upstream for Http2 {
     fn send_head(&mut self, head: &RequestHead, body: Body) -> Result<(), UpstreamError> {
+        if body == Body::Tunnel {
+            return self.ask_upgrade(head);
+        }
         let opened = StreamHandle::open(self.place.shared(), head, body == Body::Empty);
         self.stream = Some(opened.map_err(|ended| self.error(ended))?);
         Ok(())
@@ -70,6 +83,12 @@ impl Upstream for Http2 {
             return Poll::Ready(Err(UpstreamError::ProtocolError));
         };
         let end = ready!(stream.poll_head(cx, head)).map_err(|ended| self.error(ended))?;
+        if let Some(upgrade) = &self.upgrade
+            && head.status == 200
+        {
+            grant(head, upgrade);
+            return Poll::Ready(Ok(Body::Tunnel));
+        }
         Poll::Ready(Ok(if end {
             Body::Empty
         } else {
@@ -87,6 +106,14 @@ impl Upstream for Http2 {
     }
 }
 
+/// The answer to an extended CONNECT as that to an HTTP/1 upgrade.
+#[cold]
+fn grant(head: &mut ResponseHead, upgrade: &[u8]) {
+    head.status = 101;
+    head.headers.set_named(b"upgrade", upgrade);
+    head.headers.set_named(b"connection", b"upgrade");
+}
+
 fn declared_length(head: &ResponseHead) -> Option<u64> {
     let value = head.headers.first(HeaderId::ContentLength)?;
     std::str::from_utf8(value).ok()?.parse().ok()
@@ -100,6 +127,7 @@ fn error(ended: Ended) -> UpstreamError {
             UpstreamError::ProtocolError
         }
         Ended::Reset(_) => UpstreamError::RemoteReset,
+        Ended::Unconnected(failure) => UpstreamError::ConnectFailure(failure),
         Ended::Gone | Ended::Local => UpstreamError::ConnectionTermination,
     }
 }

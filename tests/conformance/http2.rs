@@ -149,6 +149,8 @@ async fn exchange(
 pub enum Act {
     /// Read the request's body.
     Body,
+    /// Read one piece of it.
+    Piece,
     /// Send the head; true: it is all.
     Head(u16, Vec<(&'static str, &'static str)>, bool),
     Data(Vec<u8>, bool),
@@ -211,7 +213,9 @@ impl Drop for Upstream {
 }
 
 async fn serve(stream: tokio::net::TcpStream, acts: Vec<Act>, received: Arc<Mutex<Vec<Received>>>) {
-    let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+    let mut server = h2::server::Builder::new();
+    server.enable_connect_protocol();
+    let Ok(mut connection) = server.handshake(stream).await else { return };
     while let Some(Ok((request, respond))) = connection.accept().await {
         let number = {
             let mut all = received.lock().unwrap();
@@ -221,6 +225,8 @@ async fn serve(stream: tokio::net::TcpStream, acts: Vec<Act>, received: Arc<Mute
                 request.uri(),
                 if request.body().is_end_stream() { "(end)" } else { "" },
             )];
+            let protocol = request.extensions().get::<h2::ext::Protocol>();
+            text.extend(protocol.map(|protocol| format!("> :protocol {}", protocol.as_str())));
             text.extend(lines(request.headers(), ">"));
             all.push(Received { lines: text });
             all.len() - 1
@@ -252,6 +258,12 @@ async fn answer(
                 }
                 if let Ok(Some(trailers)) = body.trailers().await {
                     note(format!("> trailers {:?}", lines(&trailers, "")));
+                }
+                false
+            }
+            Act::Piece => {
+                if let Some(Ok(data)) = body.data().await {
+                    note(format!("> piece {}", show(&data)));
                 }
                 false
             }

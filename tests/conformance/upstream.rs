@@ -19,6 +19,8 @@ const LIMIT: Duration = Duration::from_secs(20);
 pub enum Act {
     /// Read the request's body to its end.
     Body,
+    /// Read so many bytes as they are.
+    Take(usize),
     Send(Vec<u8>),
     Wait(Duration),
     /// Wait until the gate is opened.
@@ -206,6 +208,7 @@ impl Connection {
     fn act(&mut self, act: Act, request: &Received, number: usize, buffer: &mut Vec<u8>) -> bool {
         match act {
             Act::Body => self.read_body(request, number, buffer),
+            Act::Take(bytes) => self.take(bytes, number, buffer),
             Act::Send(bytes) => self.stream.write_all(&bytes).is_ok(),
             Act::Wait(time) => {
                 std::thread::sleep(time);
@@ -231,6 +234,14 @@ impl Connection {
                 false
             }
         }
+    }
+
+    fn take(&mut self, bytes: usize, number: usize, buffer: &mut Vec<u8>) -> bool {
+        while buffer.len() < bytes && read_more(&mut self.stream, buffer) {}
+        let taken: Vec<u8> = buffer.drain(..bytes.min(buffer.len())).collect();
+        let complete = taken.len() == bytes;
+        self.change(|received| received[number].raw_body = taken);
+        complete
     }
 
     fn read_body(&mut self, request: &Received, number: usize, buffer: &mut Vec<u8>) -> bool {

@@ -85,6 +85,43 @@ fn a_client_that_does_not_read_holds_the_upstream_back() {
     assert_eq!(sent.load(Ordering::Acquire), TOTAL);
 }
 
+/// A tunnel has no end that a length would tell, and is no different.
+#[test]
+fn a_tunnel_holds_both_ends_back() {
+    let down = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&down);
+    let upstream = Upstream::new(move |peer| {
+        peer.request();
+        peer.send("HTTP/1.1 101 S\r\nconnection: upgrade\r\nupgrade: a\r\n\r\n");
+        while peer.send([b'x'; 64 * 1024]) {
+            count.fetch_add(64 * 1024, Ordering::AcqRel);
+        }
+    });
+    let world = World::of("iris", upstream.addr).start();
+    let mut client = small_window(world.addr());
+    client.send(format!(
+        "GET {INFER} HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\nupgrade: a\r\n\r\n"
+    ));
+    assert!(client.head().unwrap()[0].starts_with("HTTP/1.1 101 "));
+    let held = stalled(&down);
+    assert!(held < HELD, "{held} bytes are on the way down");
+
+    let up = Arc::new(AtomicUsize::new(0));
+    let writer = std::thread::spawn({
+        let (up, mut stream) = (Arc::clone(&up), client.stream.try_clone().unwrap());
+        move || {
+            while stream.write_all(&[b'y'; 64 * 1024]).is_ok() {
+                up.fetch_add(64 * 1024, Ordering::AcqRel);
+            }
+        }
+    });
+    let held = stalled(&up);
+    assert!(held < HELD, "{held} bytes are on the way up");
+    // Ends both.
+    client.stream.shutdown(std::net::Shutdown::Both).unwrap();
+    writer.join().unwrap();
+}
+
 #[test]
 fn an_upstream_that_does_not_read_holds_the_client_back() {
     let (go, gone) = std::sync::mpsc::channel::<()>();

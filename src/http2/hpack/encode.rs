@@ -70,6 +70,13 @@ impl Encoder {
         named(out, 1, authority);
     }
 
+    /// Appends `:protocol` (RFC 8441).
+    pub fn protocol(out: &mut Vec<u8>, protocol: &[u8]) {
+        out.push(0);
+        string(out, b":protocol");
+        string(out, protocol);
+    }
+
     /// Appends a regular field, whose name is in lower case.
     pub fn field(out: &mut Vec<u8>, field: HeaderField<'_>) {
         match index(field.id) {

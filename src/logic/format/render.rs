@@ -64,7 +64,7 @@ impl HeaderOperator {
         for name in names {
             let name = name.as_bytes();
             let found = match source {
-                Source::Request => c.request.and_then(|head| request_value(head, name)),
+                Source::Request => c.request.and_then(|head| request_value(head, name, c)),
                 Source::Response if name == b":status" => match c.response {
                     Some(response) => return number(u64::from(response.status), out),
                     None => None,
@@ -81,13 +81,16 @@ impl HeaderOperator {
 }
 
 /// The first line of a request header, pseudo headers included.
-fn request_value<'a>(head: &'a RequestHead, name: &[u8]) -> Option<&'a [u8]> {
+fn request_value<'a>(head: &'a RequestHead, name: &[u8], c: &LogContext<'_>) -> Option<&'a [u8]> {
     match name {
         b":method" => Some(head.method()),
         b":path" => Some(head.path()),
-        // An empty authority is a value, that of a head that never was is not.
-        b":authority" | b"host" if !head.method().is_empty() => return Some(head.authority()),
+        // An empty authority is a value, one that nobody named is not.
+        b":authority" | b"host" if !head.method().is_empty() && !c.nameless => {
+            return Some(head.authority());
+        }
         b":authority" | b"host" => None,
+        b":scheme" if c.schemeless => None,
         b":scheme" => Some(match head.scheme {
             Scheme::Http => &b"http"[..],
             Scheme::Https => b"https",

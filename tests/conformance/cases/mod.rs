@@ -15,6 +15,7 @@ mod routing;
 mod stats;
 mod timeouts;
 mod tls;
+mod upgrades;
 mod xds;
 
 use std::sync::Arc;
@@ -57,6 +58,7 @@ pub fn all() -> Vec<Case> {
         routing::cases(),
         stats::cases(),
         tls::cases(),
+        upgrades::cases(),
         xds::cases(),
     ];
     all.into_iter().flatten().collect()
