@@ -108,13 +108,13 @@ impl Attempt<'_> {
             Err(ended) => return ended,
         };
         let _active = Running::new(stats);
-        let kind_is_tunnel = kind == Body::Tunnel;
+        let asks_upgrade = kind == Body::Tunnel;
         let ended = self.exchange(&mut *up, ends, kind, on_head).await;
         match ended {
             Ended::Complete(_) | Ended::Retry if up.is_reusable() => {
                 self.worker.pools.give_back(purpose, up);
             }
-            Ended::Complete(_) if !kind_is_tunnel => {}
+            Ended::Complete(_) if !asks_upgrade => {}
             _ => up.cut(),
         }
         drop(permit);
