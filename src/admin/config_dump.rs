@@ -75,6 +75,11 @@ pub(super) fn reply(plane: &Plane, ops: &AdminOps, query: &Query) -> Reply {
     }
     let to_json = Arc::clone(&ops.to_json);
     let configs: Vec<Vec<Part>> = if let Some(resource) = &asked.resource {
+        if resource == "bootstrap" {
+            let text =
+                "bootstrap is not a repeated field. Use ?mask=bootstrap to get only this field";
+            return Reply::whole(StatusCode::BAD_REQUEST, PLAIN, text.to_owned());
+        }
         let Some(texts) = resource_texts(sections, resource, &asked, &to_json) else {
             let text = format!("{resource} not found in config dump");
             return Reply::whole(StatusCode::NOT_FOUND, PLAIN, text);
@@ -373,6 +378,14 @@ fn masked(value: Value, mask: &[Vec<String>]) -> Value {
     Value::Object(kept.collect())
 }
 
+/// Fields of Envoy's dump in which nothing ever stands here.
+const EMPTY_FIELDS: [&str; 4] = [
+    "dynamic_warming_clusters",
+    "dynamic_warming_secrets",
+    "inline_scoped_route_configs",
+    "dynamic_scoped_route_configs",
+];
+
 /// `?resource=`: the elements of one field; none if no section has it.
 fn resource_texts(
     sections: Vec<Section>,
@@ -381,7 +394,10 @@ fn resource_texts(
     to_json: &ToJson,
 ) -> Option<Vec<String>> {
     let kinds = sections.into_iter().flat_map(|s| s.fields.into_iter().map(move |f| (s.kind, f)));
-    let (kind, field) = kinds.into_iter().find(|(_, f)| f.repeated && f.name == resource)?;
+    let found = kinds.into_iter().find(|(_, f)| f.repeated && f.name == resource);
+    let Some((kind, field)) = found else {
+        return EMPTY_FIELDS.contains(&resource).then(Vec::new);
+    };
     let type_name = format!("envoy.admin.v3.{kind}.{}", field.element);
     let values = field.entries.into_iter().map(|entry| {
         let value = typed(&type_name, entry.into_json(to_json));

@@ -90,7 +90,7 @@ impl Buckets {
             return None;
         }
         #[allow(clippy::cast_precision_loss)]
-        let wanted = (q * count as f64).max(f64::MIN_POSITIVE);
+        let wanted = q * count as f64;
         let mut below = 0.0;
         let mut lower = 0.0;
         for (i, n) in self.counts.iter().enumerate() {
@@ -190,6 +190,7 @@ mod tests {
         }
         let buckets = Buckets::of([&histogram].into_iter());
         assert_eq!(buckets.count(), 4);
+        assert_eq!(buckets.quantile(0.0), Some(0.0));
         assert_eq!(buckets.quantile(0.25), Some(0.5));
         assert_eq!(buckets.quantile(0.5), Some(7.5));
         assert_eq!(buckets.quantile(1.0), Some(3_600_000.0));

@@ -77,6 +77,16 @@ async fn the_dump_is_envoys_to_the_byte() {
 }
 
 #[tokio::test]
+async fn fields_that_are_empty_or_no_lists() {
+    let world = world().await;
+    let answer = world.admin("GET /config_dump?resource=dynamic_warming_clusters").await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\n") && answer.ends_with("\n\n{}\n"), "{answer}");
+    let answer = world.admin("GET /config_dump?resource=bootstrap").await;
+    assert!(answer.starts_with("HTTP/1.1 400 Bad Request\n"), "{answer}");
+    assert!(answer.contains("Use ?mask=bootstrap to get only this field"), "{answer}");
+}
+
+#[tokio::test]
 async fn names_are_matched_in_full() {
     let world = world().await;
     let answer = world.admin("GET /config_dump?name_regex=iris").await;
