@@ -206,14 +206,12 @@ fn is_control(name: &[u8]) -> bool {
     )
 }
 
-/// Joins HTTP/2 cookie crumbs into one line (RFC 9113 section 8.2.3), at the
-/// place of the first.
+/// Joins HTTP/2 cookie crumbs into one line (RFC 9113 section 8.2.3), behind all
+/// others as Envoy's codec does it.
 pub fn join_cookies(head: &mut RequestHead) {
-    if head.headers.all(HeaderId::Cookie).nth(1).is_none() {
-        return;
-    }
     let joined = head.headers.all(HeaderId::Cookie).collect::<Vec<_>>().join(&b"; "[..]);
-    head.headers.replace_named(b"cookie", &joined);
+    head.headers.remove(HeaderId::Cookie);
+    head.headers.push_known(HeaderId::Cookie, b"cookie", &joined);
 }
 
 /// Applies the rules of the way down that come before the route's response
@@ -284,14 +282,14 @@ mod tests {
     }
 
     #[test]
-    fn cookie_crumbs_become_one_line_in_place() {
+    fn cookie_crumbs_become_the_last_line() {
         let mut head = RequestHead::default();
         for (name, value) in [("cookie", "a=1"), ("x", "y"), ("cookie", "b=2")] {
             head.headers.push(name.as_bytes(), value.as_bytes());
         }
         join_cookies(&mut head);
         assert_eq!(values(&head, b"cookie"), [b"a=1; b=2"]);
-        assert_eq!(head.headers.at(0).map(|f| f.id), Some(HeaderId::Cookie));
+        assert_eq!(head.headers.at(1).map(|f| f.id), Some(HeaderId::Cookie));
     }
 
     #[test]

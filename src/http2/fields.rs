@@ -100,7 +100,7 @@ pub(super) struct Collector {
     seen: u8,
     fields: usize,
     bytes: usize,
-    cookies: u8,
+    cookies: bool,
     /// A bit per hash of the joined names so far: no second look for most.
     joined: u64,
     pub(super) length: Option<u64>,
@@ -117,7 +117,7 @@ impl Collector {
             seen: 0,
             fields: 0,
             bytes: 0,
-            cookies: 0,
+            cookies: false,
             joined: 0,
             length: None,
             refused: None,
@@ -128,7 +128,7 @@ impl Collector {
         self.purpose = purpose;
         self.request.clear();
         self.response.clear();
-        (self.seen, self.fields, self.bytes, self.cookies, self.joined) = (0, 0, 0, 0, 0);
+        (self.seen, self.fields, self.bytes, self.cookies, self.joined) = (0, 0, 0, false, 0);
         self.length = None;
         self.refused = None;
     }
@@ -229,7 +229,7 @@ impl Collector {
                 }
                 self.seen |= seen::HOST;
             }
-            HeaderId::Cookie => self.cookies = self.cookies.saturating_add(1),
+            HeaderId::Cookie => self.cookies = true,
             _ => {}
         }
         if !self.fits(field) {
@@ -272,7 +272,7 @@ impl Collector {
             if self.request.method() == b"CONNECT" {
                 self.length = None;
             }
-            if self.cookies > 1 {
+            if self.cookies {
                 edge::join_cookies(&mut self.request);
             }
         }
