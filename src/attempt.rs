@@ -15,7 +15,7 @@ use crate::local_reply::UpstreamError;
 use crate::logic::balancer;
 use crate::model::{Cluster, ClusterSlot, Host, UpstreamProtocol};
 use crate::pool::Purpose;
-use crate::stats::ClusterShard;
+use crate::stats::{ClusterShard, ResponseGroup};
 use crate::timer::IdleTimer;
 use crate::upstream::Http2;
 use crate::worker::Worker;
@@ -55,6 +55,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) slot: &'a Arc<ClusterSlot>,
     pub(crate) cluster: &'a Cluster,
     pub(crate) head: &'a RequestHead,
+    /// Where the cluster counts its answers.
+    pub(crate) answers: fn(&ClusterShard) -> &ResponseGroup,
 }
 
 /// An attempt's moving parts.
@@ -188,7 +190,11 @@ impl Attempt<'_> {
         }
         let mut exchange = Exchange::new(kind);
         let Ends { down, body, answer, idle } = ends;
-        let found = match exchange.head(*down, up, body, answer, idle).await {
+        let on_interim = |status| {
+            let stats = self.slot.stats.shard(self.worker.shard);
+            (self.answers)(stats).record(status, None);
+        };
+        let found = match exchange.head(*down, up, body, answer, idle, on_interim).await {
             Ok(found) => found,
             Err(failure) => return Ended::Failed { failure, started: false, sent: 0 },
         };

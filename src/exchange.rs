@@ -104,12 +104,13 @@ pub(crate) trait Upstream {
     fn finish(&mut self, trailers: Option<Trailers>);
     /// Ready when everything queued has left.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UpstreamError>>;
-    /// The answer's final head (1xx but 101 are swallowed).
+    /// The answer's final head; `None` if this is the status of an interim answer
+    /// before it (1xx but 101).
     fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
         head: &mut ResponseHead,
-    ) -> Poll<Result<Body, UpstreamError>>;
+    ) -> Poll<Result<Option<Body>, UpstreamError>>;
     /// The next piece of the answer's body; `None` at its end.
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, UpstreamError>>>;
     /// Trailers, after the end of the body.
@@ -132,6 +133,8 @@ pub(crate) struct RequestBody {
     keep: bool,
     /// The body went over the limit: no retry any more.
     pub(crate) abandoned: bool,
+    /// An interim answer came. What fails then is no answer of the cluster any more.
+    pub(crate) begun: bool,
     /// The client has sent everything.
     pub(crate) complete: bool,
     trailers: Option<Trailers>,
@@ -179,9 +182,24 @@ impl RequestBody {
         self.tees.push(tee);
     }
 
-    /// The upgrade was granted: there will be no other attempt.
-    fn open_tunnel(&mut self) {
+    /// There will be no other attempt.
+    #[cold]
+    fn keep_no_more(&mut self) {
         self.keep = false;
+        self.ready.drain(..self.replayed);
+        self.replayed = 0;
+    }
+
+    /// An interim answer came. Envoy swallows those that it knows, but takes the
+    /// answer for begun: from now on there is no retry. True for the first of them.
+    #[cold]
+    fn begin_answer(&mut self, status: u16) -> bool {
+        let begins = matches!(status, 100 | 102..=104) && !self.begun;
+        if begins {
+            self.begun = true;
+            self.keep_no_more();
+        }
+        begins
     }
 
     /// True if the next attempt can send the whole body again.
@@ -344,10 +362,11 @@ impl Exchange {
     #[cold]
     pub(crate) fn open_tunnel(&mut self, body: &mut RequestBody) {
         self.held = false;
-        body.open_tunnel();
+        body.keep_no_more();
     }
 
-    /// Sends the request until the answer's head is there.
+    /// Sends the request until the answer's head is there. `on_interim` hears of
+    /// the first interim answer before it, the one that Envoy counts.
     pub(crate) async fn head<D: Downstream, U: Upstream>(
         &mut self,
         down: &mut D,
@@ -355,6 +374,7 @@ impl Exchange {
         body: &mut RequestBody,
         head: &mut ResponseHead,
         idle: &mut IdleTimer,
+        on_interim: impl Fn(u16),
     ) -> Result<Body, Failure> {
         poll_fn(|cx| {
             loop {
@@ -367,7 +387,14 @@ impl Exchange {
                     continue;
                 }
                 match up.poll_head(cx, head) {
-                    Poll::Ready(Ok(kind)) => return Poll::Ready(Ok(kind)),
+                    Poll::Ready(Ok(Some(kind))) => return Poll::Ready(Ok(kind)),
+                    Poll::Ready(Ok(None)) => {
+                        if body.begin_answer(head.status) {
+                            on_interim(head.status);
+                        }
+                        idle.touch();
+                        continue;
+                    }
                     Poll::Ready(Err(e)) => {
                         return Poll::Ready(Err(Failure::Upstream(e)));
                     }

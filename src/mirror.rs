@@ -114,7 +114,8 @@ async fn send(
 ) {
     let Some(cluster) = slot.load() else { return };
     let stats = slot.stats.shard(worker.shard);
-    let attempt = Attempt { worker, slot, cluster: &cluster, head };
+    let attempt =
+        Attempt { worker, slot, cluster: &cluster, head, answers: |stats| stats.internal.make() };
     let Some(host) = attempt.pick() else {
         return stats.upstream_cx_none_healthy.inc();
     };
@@ -135,7 +136,9 @@ async fn send(
             Ok(Verdict::Forward)
         })
         .await;
-    if let Ended::Failed { failure: Failure::Upstream(e), started: false, .. } = ended {
+    if let Ended::Failed { failure: Failure::Upstream(e), started: false, .. } = ended
+        && !body.begun
+    {
         status = e.status();
     }
     if status != 0 {

@@ -324,8 +324,13 @@ impl<'s, D: Downstream> Stream<'s, D> {
         let mut retries = Retrying::new(forward, target, cluster);
         loop {
             self.record.attempts += 1;
-            let attempt =
-                Attempt { worker: &worker, slot: target.cluster.slot(), cluster, head: self.head };
+            let attempt = Attempt {
+                worker: &worker,
+                slot: target.cluster.slot(),
+                cluster,
+                head: self.head,
+                answers: |stats| &stats.external,
+            };
             let Some(host) = attempt.pick() else {
                 stats.upstream_cx_none_healthy.inc();
                 return self.fail(UpstreamError::NoHealthyHost, Some(chosen), false).await;

@@ -111,16 +111,22 @@ impl StreamHandle {
         self.state().streams.at(self.key)?.trailers.take()
     }
 
-    /// The answer's final head, and whether it is all.
+    /// The answer's final head, and whether it is all; `None` if this is the
+    /// status of an interim answer before it.
     pub(crate) fn poll_head(
         &self,
         cx: &Context<'_>,
         head: &mut ResponseHead,
-    ) -> Poll<Result<bool, Ended>> {
+    ) -> Poll<Result<Option<bool>, Ended>> {
         self.poll(cx, |stream| {
+            if let Some(status) = stream.interim.take() {
+                head.status = status;
+                return Some(None);
+            }
             let received = stream.head.take()?;
             *head = *received;
-            Some(stream.received_end && stream.inbox.len() == 0 && stream.trailers.is_none())
+            let all = stream.received_end && stream.inbox.len() == 0 && stream.trailers.is_none();
+            Some(Some(all))
         })
     }
 

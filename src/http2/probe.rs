@@ -66,8 +66,12 @@ pub fn client(input: &[u8], step: usize) -> Outcome {
     let cx = Context::from_waker(Waker::noop());
     for handle in &handles {
         let mut head = ResponseHead::default();
-        match handle.poll_head(&cx, &mut head) {
-            Poll::Ready(Ok(end)) => {
+        let mut found = handle.poll_head(&cx, &mut head);
+        while found == Poll::Ready(Ok(None)) {
+            found = handle.poll_head(&cx, &mut head);
+        }
+        match found {
+            Poll::Ready(Ok(Some(end))) => {
                 events.push(format!("answer {} {end}", head.status));
                 describe(&head.headers, &mut events);
                 drain(handle, &mut events);

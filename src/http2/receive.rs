@@ -9,6 +9,7 @@ use super::connection::{
 use super::fields::{Purpose, Refused};
 use super::frame::{self, FrameHead, Reason, flag};
 use super::stream::{Ended, Stream};
+use crate::headers::HeaderId;
 use crate::logic::mutation::Side;
 
 /// CONTINUATION frames of one block (nghttp2: `max_continuations`).
@@ -240,9 +241,17 @@ impl Connection {
     fn answer(&mut self, key: usize, end: bool) -> Result<(), ConnectionError> {
         let status = self.collector.response.status;
         if status < 200 {
-            return if end { self.violation(key, Reason::PROTOCOL_ERROR) } else { Ok(()) };
+            return self.interim(key, status, end);
         }
-        let length = self.collector.length;
+        let mut length = self.collector.length;
+        if status == 204 && length.is_some() {
+            // nghttp2 has it so.
+            if length != Some(0) {
+                return self.violation(key, Reason::PROTOCOL_ERROR);
+            }
+            self.collector.response.headers.remove(HeaderId::ContentLength);
+            length = None;
+        }
         let Some(stream) = self.streams.at(key) else { return Ok(()) };
         let bodiless = stream.to_head || status == 204 || status == 304;
         stream.body_left = if bodiless { Some(0) } else { length };
@@ -254,6 +263,17 @@ impl Connection {
         stream.received_end = end;
         stream.wake();
         if end { self.settle(key) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn interim(&mut self, key: usize, status: u16, end: bool) -> Result<(), ConnectionError> {
+        if end || self.collector.length.is_some() {
+            return self.violation(key, Reason::PROTOCOL_ERROR);
+        }
+        let Some(stream) = self.streams.at(key) else { return Ok(()) };
+        stream.interim.get_or_insert(status);
+        stream.wake();
+        Ok(())
     }
 
     /// The peer broke a rule of one stream.

@@ -44,6 +44,8 @@ pub(super) struct Stream {
     /// The peer's final head has come; an answer's waits here.
     pub(super) head_received: bool,
     pub(super) head: Option<Box<ResponseHead>>,
+    /// Status of the first interim answer that nobody has asked for yet.
+    pub(super) interim: Option<u16>,
     pub(super) inbox: Inbox,
     pub(super) trailers: Option<Trailers>,
     /// Nothing more will come.
@@ -76,6 +78,7 @@ impl Stream {
             to_head: false,
             head_received: false,
             head: None,
+            interim: None,
             inbox: Inbox::default(),
             trailers: None,
             received_end: false,

@@ -225,7 +225,7 @@ fn long_header_blocks_go_on_in_continuations() {
     exchange(&mut up, &mut down);
     let mut got = ResponseHead::default();
     let cx = Context::from_waker(Waker::noop());
-    assert_eq!(stream.poll_head(&cx, &mut got), Poll::Ready(Ok(true)));
+    assert_eq!(stream.poll_head(&cx, &mut got), Poll::Ready(Ok(Some(true))));
     assert_eq!(got.headers.first_named(b"x-long").map(<[u8]>::len), Some(40_000));
 }
 
@@ -419,5 +419,5 @@ fn a_goaway_refuses_later_streams_only() {
     served.send_response(&ResponseHead { status: 204, ..Default::default() }, true);
     exchange(&mut up, &mut down);
     let mut head = ResponseHead::default();
-    assert_eq!(early.poll_head(&cx, &mut head), Poll::Ready(Ok(true)));
+    assert_eq!(early.poll_head(&cx, &mut head), Poll::Ready(Ok(Some(true))));
 }

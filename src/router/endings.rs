@@ -123,10 +123,13 @@ impl<D: Downstream> Stream<'_, D> {
     ) -> Fate {
         let mut reply = error.reply(retried);
         self.record.transport = error.transport().words(self.record.upstream);
-        if let Some(words) = &self.record.transport {
-            reply.details = error.details("before", Some(words)).into();
+        let begun = self.body.begun;
+        if self.record.transport.is_some() || begun {
+            let when = if begun { "after" } else { "before" };
+            reply.details = error.details(when, self.record.transport.as_deref()).into();
         }
-        let target = chosen.and_then(|c| c.target).filter(|_| error != UpstreamError::NoCluster);
+        let counts = error != UpstreamError::NoCluster && !begun;
+        let target = chosen.and_then(|c| c.target).filter(|_| counts);
         if let Some(target) = target {
             let stats = target.cluster.stats.shard(self.connection.worker.shard);
             stats.external.record(reply.status, None);

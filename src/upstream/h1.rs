@@ -183,7 +183,7 @@ impl Upstream for Http1 {
         &mut self,
         cx: &mut Context<'_>,
         head: &mut ResponseHead,
-    ) -> Poll<Result<Body, UpstreamError>> {
+    ) -> Poll<Result<Option<Body>, UpstreamError>> {
         loop {
             if !self.reader.buf.is_empty() {
                 let to_head = self.request_was_head;
@@ -192,20 +192,20 @@ impl Upstream for Http1 {
                     Ok(Parsed::Complete { consumed, body, info }) => {
                         let _ = self.reader.buf.split_to(consumed);
                         if info.interim {
-                            continue;
+                            return Poll::Ready(Ok(None));
                         }
                         if self.upgrade && edge::is_upgrade(&head.headers) {
                             self.open_tunnel();
-                            return Poll::Ready(Ok(Body::Tunnel));
+                            return Poll::Ready(Ok(Some(Body::Tunnel)));
                         }
                         self.keep_alive = info.keep_alive;
                         self.checked = false;
                         self.body = Some(BodyReader::new(body, self.limits.max_bytes));
-                        return Poll::Ready(Ok(match body {
+                        return Poll::Ready(Ok(Some(match body {
                             BodyLength::None => Body::Empty,
                             BodyLength::Length(n) => Body::Length(n),
                             BodyLength::Chunked | BodyLength::UntilClose => Body::Unknown,
-                        }));
+                        })));
                     }
                     Err(e) => {
                         tracing::debug!("upstream answer refused: {e}");

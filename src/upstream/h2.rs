@@ -78,22 +78,23 @@ impl Upstream for Http2 {
         &mut self,
         cx: &mut Context<'_>,
         head: &mut ResponseHead,
-    ) -> Poll<Result<Body, UpstreamError>> {
+    ) -> Poll<Result<Option<Body>, UpstreamError>> {
         let Some(stream) = &self.stream else {
             return Poll::Ready(Err(UpstreamError::ProtocolError));
         };
-        let end = ready!(stream.poll_head(cx, head)).map_err(|ended| self.error(ended))?;
+        let found = ready!(stream.poll_head(cx, head)).map_err(|ended| self.error(ended))?;
+        let Some(end) = found else { return Poll::Ready(Ok(None)) };
         if let Some(upgrade) = &self.upgrade
             && head.status == 200
         {
             grant(head, upgrade);
-            return Poll::Ready(Ok(Body::Tunnel));
+            return Poll::Ready(Ok(Some(Body::Tunnel)));
         }
-        Poll::Ready(Ok(if end {
+        Poll::Ready(Ok(Some(if end {
             Body::Empty
         } else {
             declared_length(head).map_or(Body::Unknown, Body::Length)
-        }))
+        })))
     }
 
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, UpstreamError>>> {

@@ -151,6 +151,8 @@ pub enum Act {
     Body,
     /// Read one piece of it.
     Piece,
+    /// Send an interim answer.
+    Interim(u16),
     /// Send the head; true: it is all.
     Head(u16, Vec<(&'static str, &'static str)>, bool),
     Data(Vec<u8>, bool),
@@ -266,6 +268,10 @@ async fn answer(
                     note(format!("> piece {}", show(&data)));
                 }
                 false
+            }
+            Act::Interim(status) => {
+                let interim = Response::builder().status(status).body(()).expect("valid");
+                respond.send_informational(interim).is_err()
             }
             Act::Head(status, headers, end) => {
                 let mut response = Response::builder().status(status);

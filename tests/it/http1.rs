@@ -199,6 +199,37 @@ fn an_interim_answer_of_the_upstream_is_swallowed() {
 }
 
 #[test]
+fn after_an_interim_answer_there_is_no_retry() {
+    let (early, late) = ("HTTP/1.1 103 Early Hints\r\n\r\n", "HTTP/1.1 110 Odd\r\n\r\n");
+    let refusal = "HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n";
+    let upstream = Upstream::answering(format!("{late}{early}{early}{refusal}"));
+    let world = World::of("iris", upstream.addr).start();
+    let answer = world.client().post("/v2/models/iris/infer", "", b"{}");
+    assert_eq!((answer.status, upstream.requests().len()), (503, 1));
+    eventually("the answer is counted", || {
+        world.cluster("iris_1_http", |stats| stats.external.completed() == 2)
+    });
+    let codes =
+        world.cluster("iris_1_http", |stats| stats.external.codes.each().collect::<Vec<_>>());
+    assert_eq!(codes, [(103, 1), (503, 1)], "the first interim answer that Envoy knows");
+}
+
+#[test]
+fn a_failure_after_an_interim_answer_is_not_counted_at_the_cluster() {
+    let upstream = Upstream::new(|peer| {
+        if peer.request().is_some() {
+            peer.send("HTTP/1.1 100 Continue\r\n\r\n");
+        }
+    });
+    let world = World::of("iris", upstream.addr).start();
+    let answer = world.client().get("/v2/models/iris/infer");
+    assert_eq!((answer.status, upstream.requests().len()), (503, 1));
+    let codes =
+        world.cluster("iris_1_http", |stats| stats.external.codes.each().collect::<Vec<_>>());
+    assert_eq!(codes, [(100, 1)]);
+}
+
+#[test]
 fn pipelined_requests_are_answered_in_order() {
     let upstream = echo(false);
     let world = World::of("iris", upstream.addr).start();

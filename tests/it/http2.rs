@@ -40,6 +40,7 @@ async fn an_http2_client_reaches_an_http1_upstream() {
         let mut client = H2Client::connect(world.addr()).await;
         let request = Request::post(format!("http://Host.example{INFER}"))
             .header("cookie", "a=1")
+            .header("x-a", "1")
             .header("cookie", "b=2")
             .body(())
             .unwrap();
@@ -52,7 +53,7 @@ async fn an_http2_client_reaches_an_http1_upstream() {
         assert!(!headers.contains_key("transfer-encoding"));
         assert_eq!(
             upstream.requests(),
-            ["POST /v2/models/iris/infer HTTP/1.1\r\nhost: Host.example\r\ncookie: a=1; b=2\r\n\
+            ["POST /v2/models/iris/infer HTTP/1.1\r\nhost: Host.example\r\nx-a: 1\r\ncookie: a=1; b=2\r\n\
               x-forwarded-proto: http\r\nseldon-model: iris\r\nseldon-internal-model: iris_1\r\n\
               transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"]
         );
@@ -182,6 +183,54 @@ async fn messages_alternate_on_a_bidirectional_stream() {
         send.send_trailers(trailers).unwrap();
         assert!(stream.data().await.is_none());
         assert_eq!(stream.trailers().await.unwrap().unwrap()["grpc-status"], "0");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_interim_answer_is_counted_and_ends_retries() {
+    within(async {
+        let upstream = H2Upstream::new(|mut stream| async move {
+            let interim = Response::builder().status(103).body(()).unwrap();
+            stream.respond.send_informational(interim).unwrap();
+            let refusal = Response::builder().status(503).body(()).unwrap();
+            stream.respond.send_response(refusal, true).unwrap();
+        });
+        let world = World::of("iris", upstream.addr).start();
+        let mut client = H2Client::connect(world.addr()).await;
+        let (response, ..) = client.call(H2Client::grpc("iris"), b"x").await.unwrap();
+        assert_eq!(response.status(), 503);
+        eventually("the answer is counted", || {
+            world.cluster("iris_1_grpc", |stats| stats.external.completed() == 2)
+        });
+        let seen = world.cluster("iris_1_grpc", |stats| {
+            let codes: Vec<_> = stats.external.codes.each().collect();
+            (codes, stats.upstream_rq_total.value())
+        });
+        assert_eq!(seen, (vec![(103, 1), (503, 1)], 1));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_204_has_no_length() {
+    within(async {
+        let upstream = H2Upstream::new(|mut stream| async move {
+            let length = stream.head.headers["x-length"].clone();
+            let answer = Response::builder().status(204).header("content-length", length);
+            stream.respond.send_response(answer.body(()).unwrap(), true).unwrap();
+        });
+        let world = World::of("iris", upstream.addr).start();
+        let mut client = H2Client::connect(world.addr()).await;
+        for (length, status) in [("0", 204), ("5", 200)] {
+            let mut request = H2Client::grpc("iris");
+            request.headers_mut().insert("x-length", length.parse().unwrap());
+            let (response, ..) = client.call(request, b"x").await.unwrap();
+            assert_eq!(response.status(), status, "{length}");
+            assert!(!response.headers().contains_key("content-length"));
+            let refused = response.headers().get("grpc-status").is_some_and(|v| v == "14");
+            assert_eq!(refused, length != "0");
+        }
     })
     .await;
 }

@@ -1,5 +1,6 @@
 //! The cases, named after the statements that they are about.
 
+mod bridges;
 mod clusters;
 mod discovery;
 mod dns;
@@ -7,11 +8,13 @@ mod drain;
 mod extra;
 mod http1;
 mod http2;
+mod interim;
 mod listeners;
 mod logs;
 mod operations;
 mod pending;
 mod routing;
+mod shapes;
 mod stats;
 mod timeouts;
 mod tls;
@@ -46,12 +49,14 @@ pub fn all() -> Vec<Case> {
     let all = [
         // The longest of those with proxies of their own begin first.
         timeouts::cases(),
+        bridges::cases(),
         clusters::cases(),
         discovery::cases(),
         dns::cases(),
         drain::cases(),
         http1::cases(),
         http2::cases(),
+        interim::cases(),
         listeners::cases(),
         logs::cases(),
         operations::cases(),
@@ -59,6 +64,7 @@ pub fn all() -> Vec<Case> {
         stats::cases(),
         tls::cases(),
         upgrades::cases(),
+        shapes::cases(),
         xds::cases(),
     ];
     all.into_iter().flatten().collect()
