@@ -34,8 +34,8 @@ pub(crate) enum Verdict {
 pub(crate) enum Ended {
     /// The answer has left, with so many body bytes.
     Complete(u64),
-    /// The verdict was to retry.
-    Retry,
+    /// The verdict was to retry; `whole` if nothing was to come or to go any more.
+    Retry { whole: bool },
     /// The verdict was to decline.
     Declined,
     /// It failed; `started` if the answer's head had been forwarded, with so
@@ -105,7 +105,7 @@ impl Attempt<'_> {
             Ok(permit) => permit,
             Err(ended) => return ended,
         };
-        let mut up = match present(ends, self.worker.pools.http1(purpose)).await {
+        let mut up = match present(ends, stats, self.worker.pools.http1(purpose)).await {
             Ok(up) => up,
             Err(ended) => return ended,
         };
@@ -113,7 +113,7 @@ impl Attempt<'_> {
         let asks_upgrade = kind == Body::Tunnel;
         let ended = self.exchange(&mut *up, ends, kind, on_head).await;
         match ended {
-            Ended::Complete(_) | Ended::Retry if up.is_reusable() => {
+            Ended::Complete(_) | Ended::Retry { .. } if up.is_reusable() => {
                 self.worker.pools.give_back(purpose, up);
             }
             Ended::Complete(_) if !asks_upgrade => {}
@@ -138,12 +138,16 @@ impl Attempt<'_> {
         }
         let _count = Count::new(&usage.requests);
         let place = self.worker.pools.http2(purpose);
-        let mut up = match present(ends, place).await {
+        let mut up = match present(ends, stats, place).await {
             Ok(place) => Http2::new(place),
             Err(ended) => return ended,
         };
         let _active = Running::new(stats);
-        self.exchange(&mut up, ends, kind, on_head).await
+        let ended = self.exchange(&mut up, ends, kind, on_head).await;
+        if !matches!(ended, Ended::Complete(_)) {
+            count_reset(stats, &ended);
+        }
+        ended
     }
 
     /// The right to hold an HTTP/1 connection of this cluster; waits in the
@@ -164,7 +168,7 @@ impl Attempt<'_> {
         }
         let _pending = Count::new(&usage.pending);
         stats.upstream_rq_pending_active.inc();
-        let permit = present(ends, async {
+        let permit = present(ends, stats, async {
             loop {
                 let woken = self.slot.waiters().notified();
                 if let Some(permit) = Permit::take(self.slot, limits.max_connections) {
@@ -200,7 +204,10 @@ impl Attempt<'_> {
         };
         match on_head(down, body, answer, found) {
             Ok(Verdict::Forward) => {}
-            Ok(Verdict::Retry) => return Ended::Retry,
+            Ok(Verdict::Retry) => {
+                let whole = found == Body::Empty && exchange.request_sent();
+                return Ended::Retry { whole };
+            }
             Ok(Verdict::Decline) => return Ended::Declined,
             Err(e) => {
                 let failure = Failure::Downstream(e);
@@ -232,6 +239,21 @@ impl Attempt<'_> {
     }
 }
 
+/// Counts what ended a stream of HTTP/2 (Envoy: `onStreamReset` of its client).
+#[cold]
+fn count_reset(stats: &ClusterShard, ended: &Ended) {
+    match ended {
+        Ended::Failed { failure: Failure::Upstream(UpstreamError::RemoteReset), .. } => {
+            stats.upstream_rq_rx_reset.inc();
+        }
+        Ended::Failed { failure: Failure::Upstream(UpstreamError::ProtocolError), .. }
+        | Ended::Retry { whole: false } => stats.upstream_rq_tx_reset.inc(),
+        Ended::Failed { failure: Failure::Upstream(_), .. } => {}
+        Ended::Failed { .. } => stats.upstream_rq_tx_reset.inc(),
+        Ended::Complete(_) | Ended::Retry { whole: true } | Ended::Declined => {}
+    }
+}
+
 /// What [`Attempt::run`]'s callback says.
 pub(crate) type Head = Result<Verdict, DownstreamError>;
 
@@ -241,6 +263,7 @@ pub(crate) type Head = Result<Verdict, DownstreamError>;
 /// decides what becomes of its connection should the upstream not be reached.
 async fn present<D: Downstream, T>(
     ends: &mut Ends<'_, D>,
+    stats: &ClusterShard,
     wanted: impl Future<Output = Result<T, UpstreamError>>,
 ) -> Result<T, Ended> {
     let mut wanted = pin!(wanted);
@@ -255,10 +278,12 @@ async fn present<D: Downstream, T>(
             Poll::Pending => {}
         }
         if let Poll::Ready(e) = ends.body.poll_idle(ends.down, cx) {
+            stats.upstream_rq_cancelled.inc();
             let failure = Failure::Downstream(e);
             return Poll::Ready(Err(Ended::Failed { failure, started: false, sent: 0 }));
         }
         if ends.idle.poll_expired(cx).is_ready() {
+            stats.upstream_rq_cancelled.inc();
             let failure = Failure::Idle;
             return Poll::Ready(Err(Ended::Failed { failure, started: false, sent: 0 }));
         }

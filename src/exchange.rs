@@ -358,6 +358,11 @@ impl Exchange {
         Self { request_sent, held, write_failed: None, response_ended: false, sent: 0 }
     }
 
+    /// The whole request is on its way.
+    pub(crate) fn request_sent(&self) -> bool {
+        self.request_sent
+    }
+
     /// The upstream grants the upgrade: what the client sends goes up from now on.
     #[cold]
     pub(crate) fn open_tunnel(&mut self, body: &mut RequestBody) {

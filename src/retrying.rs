@@ -65,14 +65,19 @@ impl<'a> Retrying<'a> {
                 None
             }
             retry::Verdict::Retry(pause) => {
-                stats.upstream_rq_retry.inc();
-                stats.upstream_rq_retry_backoff_exponential.inc();
                 if let Outcome::Response { status, .. } = outcome {
                     stats.retry.make().record(status, None);
                 }
                 Some(pause)
             }
         }
+    }
+
+    /// The wait before a retry is over.
+    pub(crate) fn begin(&self, worker: &Worker) {
+        let stats = self.target.cluster.stats.shard(worker.shard);
+        stats.upstream_rq_retry.inc();
+        stats.upstream_rq_retry_backoff_exponential.inc();
     }
 
     /// Retries made so far.

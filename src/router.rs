@@ -375,7 +375,7 @@ impl<'s, D: Downstream> Stream<'s, D> {
                     self.finished(chosen, target);
                     return if self.record.close { Fate::Close } else { Fate::KeepAlive };
                 }
-                Ended::Retry => {}
+                Ended::Retry { .. } => {}
                 Ended::Declined => return self.decline(chosen).await,
                 Ended::Failed { failure, started: true, sent } => {
                     self.record.sent = sent;
@@ -389,11 +389,12 @@ impl<'s, D: Downstream> Stream<'s, D> {
                     }
                     tracing::debug!(cluster = %target.cluster.name, "attempt failed, retrying: {e:?}");
                 }
-                Ended::Failed { failure, .. } => return self.gave_up(failure, chosen).await,
+                Ended::Failed { failure, .. } => return self.gave_up(failure, chosen, true).await,
             }
             if let Some(failure) = self.wait(pause.unwrap_or_default()).await {
-                return self.gave_up(failure, chosen).await;
+                return self.gave_up(failure, chosen, false).await;
             }
+            retries.begin(&worker);
             self.body.rewind();
         }
     }

@@ -241,6 +241,7 @@ pub(super) fn server_info(plane: &Plane, ops: &AdminOps) -> Reply {
         "uptime_current_epoch": uptime,
         "uptime_all_epochs": uptime,
         "hot_restart_version": "disabled",
+        "hot_restart_initializing": false,
         "command_line_options": ops.command_line_options,
         "node": {
             "id": plane.node.id,

@@ -246,7 +246,8 @@ impl Connection {
         let mut length = self.collector.length;
         if status == 204 && length.is_some() {
             // nghttp2 has it so.
-            if length != Some(0) {
+            let zero = self.collector.response.headers.first(HeaderId::ContentLength) == Some(b"0");
+            if !zero {
                 return self.violation(key, Reason::PROTOCOL_ERROR);
             }
             self.collector.response.headers.remove(HeaderId::ContentLength);

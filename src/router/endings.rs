@@ -13,16 +13,20 @@ use crate::record::LogEnds;
 use crate::tap::Trace;
 
 impl<D: Downstream> Stream<'_, D> {
-    /// Ends a request that has no answer and will get none from upstream.
-    pub(super) async fn gave_up(&mut self, failure: Failure, chosen: Chosen<'_>) -> Fate {
+    /// Ends a request that has no answer and will get none from upstream;
+    /// `in_flight`: an attempt was being made.
+    pub(super) async fn gave_up(
+        &mut self,
+        failure: Failure,
+        chosen: Chosen<'_>,
+        in_flight: bool,
+    ) -> Fate {
         match failure {
             Failure::Downstream(DownstreamError::Malformed(e)) => {
-                self.count_cancelled(chosen);
                 self.connection.shard().downstream_cx_protocol_error.inc();
                 self.reply(e.reply(), Some(chosen)).await
             }
             Failure::Downstream(e) => {
-                self.count_cancelled(chosen);
                 self.record.left(e);
                 self.connection.shard().downstream_rq_rx_reset.inc();
                 Fate::Abort
@@ -33,21 +37,23 @@ impl<D: Downstream> Stream<'_, D> {
                 self.reply(LocalReply::stream_idle(self.body.complete), Some(chosen)).await
             }
             Failure::Timeout => {
-                self.connection.shard().downstream_rq_timeout.inc();
-                if let Some(target) = chosen.target {
-                    let shard = self.connection.worker.shard;
-                    target.cluster.stats.shard(shard).upstream_rq_timeout.inc();
+                let reply = LocalReply::route_timeout();
+                if let Some(target) = chosen.target.filter(|_| in_flight) {
+                    self.count_timeout(target);
+                    if !self.body.begun {
+                        let stats = target.cluster.stats.shard(self.connection.worker.shard);
+                        stats.external.record(reply.status, None);
+                    }
                 }
-                self.reply(LocalReply::route_timeout(), Some(chosen)).await
+                self.reply(reply, Some(chosen)).await
             }
         }
     }
 
-    fn count_cancelled(&self, chosen: Chosen<'_>) {
-        if let Some(target) = chosen.target {
-            let stats = target.cluster.stats.shard(self.connection.worker.shard);
-            stats.upstream_rq_cancelled.inc();
-        }
+    /// Counts that the route's timeout ended an attempt.
+    fn count_timeout(&self, target: &WeightedTarget) {
+        let shard = self.connection.worker.shard;
+        target.cluster.stats.shard(shard).upstream_rq_timeout.inc();
     }
 
     /// An answer that was cut after its head had left. What came before the cut
@@ -70,7 +76,6 @@ impl<D: Downstream> Stream<'_, D> {
             Failure::Upstream(e) => {
                 self.record.flags.set(e.flag());
                 self.record.details = e.details("after", None).into();
-                shard.downstream_rq_tx_reset.inc();
             }
             Failure::Idle => {
                 self.record.flags.set(ResponseFlag::StreamIdleTimeout);
@@ -80,9 +85,12 @@ impl<D: Downstream> Stream<'_, D> {
             Failure::Timeout => {
                 self.record.flags.set(ResponseFlag::UpstreamRequestTimeout);
                 self.record.details = "response_timeout".into();
-                shard.downstream_rq_timeout.inc();
+                self.count_timeout(target);
             }
         }
+        // Envoy's own reset comes back to it from its codec.
+        shard.downstream_rq_tx_reset.inc();
+        shard.downstream_rq_rx_reset.inc();
         // HTTP/2 drops what is queued when it resets: its connection's task gets
         // one turn to write.
         let _ = std::future::poll_fn(|cx| std::task::Poll::Ready(self.down.poll_flush(cx))).await;

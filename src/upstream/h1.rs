@@ -111,7 +111,11 @@ impl Http1 {
     }
 
     fn fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, UpstreamError>> {
-        self.reader.poll_fill(&mut self.io, cx).map_err(|e| self.broken(&e))
+        self.reader.poll_fill(&mut self.io, cx).map_err(|e| {
+            // The peer's doing, if not its wish.
+            self.reader.eof = true;
+            self.broken(&e)
+        })
     }
 
     /// What follows are raw bytes.
@@ -227,13 +231,13 @@ impl Upstream for Http1 {
         loop {
             let Some(body) = &mut self.body else { return Poll::Ready(None) };
             if !std::mem::replace(&mut self.checked, true) && body.is_broken(&self.reader.buf) {
-                return Poll::Ready(Some(Err(UpstreamError::ProtocolError)));
+                return Poll::Ready(Some(Err(self.malformed())));
             }
             match body.next(&mut self.reader.buf) {
                 Ok(Some(data)) => return Poll::Ready(Some(Ok(data))),
                 Ok(None) if body.is_done() => return Poll::Ready(None),
                 Ok(None) => {}
-                Err(_) => return Poll::Ready(Some(Err(UpstreamError::ProtocolError))),
+                Err(_) => return Poll::Ready(Some(Err(self.malformed()))),
             }
             self.reader.expect(body.announced());
             self.checked = false;
@@ -247,12 +251,12 @@ impl Upstream for Http1 {
                         self.keep_alive = false;
                         return Poll::Ready(None);
                     }
-                    return Poll::Ready(Some(Err(UpstreamError::ProtocolError)));
+                    return Poll::Ready(Some(Err(self.malformed())));
                 }
                 Ok(_) => {}
                 // A reset in the middle of a counted body is told as its early end.
                 Err(_) if !self.body.as_mut().is_some_and(BodyReader::end_of_stream) => {
-                    return Poll::Ready(Some(Err(UpstreamError::ProtocolError)));
+                    return Poll::Ready(Some(Err(self.malformed())));
                 }
                 Err(e) => return Poll::Ready(Some(Err(e))),
             }

@@ -158,6 +158,7 @@ pub enum Act {
     Data(Vec<u8>, bool),
     Trailers(Vec<(&'static str, &'static str)>),
     Reset(Reason),
+    Wait(Duration),
 }
 
 /// A request as received.
@@ -291,6 +292,10 @@ async fn answer(
                     map.append(name, http::HeaderValue::from_static(value));
                 }
                 send.as_mut().is_none_or(|s| s.send_trailers(map).is_err())
+            }
+            Act::Wait(time) => {
+                tokio::time::sleep(time).await;
+                false
             }
             Act::Reset(reason) => {
                 // What was sent before must leave first.

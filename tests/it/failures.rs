@@ -143,12 +143,15 @@ fn five_retries_at_a_time_are_the_most_of_a_cluster() {
         client.send(&request);
     }
     eventually("five retries are due", || {
-        world.cluster("iris_1_http", |stats| stats.upstream_rq_retry.value() == 5)
+        world.cluster("iris_1_http", |stats| {
+            stats.retry.get().is_some_and(|retried| retried.completed() == 5)
+        })
     });
     let answer = world.client().send(&request).answer();
     assert_eq!((answer.status, answer.text()), (503, "busy"));
     world.cluster("iris_1_http", |stats| {
         assert_eq!(stats.upstream_rq_retry_overflow.value(), 1);
+        assert_eq!(stats.upstream_rq_retry.value(), 0, "none of them was made yet");
     });
     drop(waiting);
     // Their places are free again.
@@ -378,6 +381,39 @@ fn an_upstream_that_is_silent_for_too_long_is_a_504() {
 }
 
 #[test]
+fn a_route_timeout_is_an_answer_of_its_cluster() {
+    let upstream = silent();
+    let world = World::of("iris", upstream.addr)
+        .actions(|action| action.timeout = Some(Duration { seconds: 0, nanos: 100_000_000 }))
+        .start();
+    let answer = world.client().get(INFER);
+    assert_eq!((answer.status, answer.text()), (504, "upstream request timeout"));
+    world.cluster("iris_1_http", |stats| {
+        assert_eq!(stats.external.codes.each().collect::<Vec<_>>(), [(504, 1)]);
+        assert_eq!(stats.upstream_rq_timeout.value(), 1);
+    });
+}
+
+#[test]
+fn a_route_timeout_between_two_attempts_is_none_of_its_cluster() {
+    let upstream = Upstream::answering(UNAVAILABLE);
+    let world = World::of("iris", upstream.addr)
+        .actions(|action| {
+            action.timeout = Some(Duration { seconds: 0, nanos: 300_000_000 });
+            let policy = action.retry_policy.as_mut().unwrap();
+            let base = policy.retry_back_off.as_mut().unwrap().base_interval.as_mut().unwrap();
+            base.seconds = 3600;
+        })
+        .start();
+    assert_eq!(world.client().get(INFER).status, 504);
+    world.cluster("iris_1_http", |stats| {
+        assert_eq!(stats.external.completed(), 0);
+        assert_eq!(stats.upstream_rq_timeout.value(), 0);
+        assert_eq!(stats.upstream_rq_retry.value(), 0);
+    });
+}
+
+#[test]
 fn a_request_that_stops_half_way_is_a_408() {
     let upstream = silent();
     let world = impatient(World::of("iris", upstream.addr)).start();
@@ -440,6 +476,9 @@ fn an_upstream_that_cuts_its_answer_cuts_the_clients() {
     assert!(client.head().unwrap()[0].ends_with("200 OK"));
     assert_eq!(client.take(3).unwrap(), b"abc");
     assert!(client.at_end());
+    world.cluster("iris_1_http", |stats| {
+        assert_eq!(stats.upstream_cx_protocol_error.value(), 1);
+    });
 }
 
 #[test]

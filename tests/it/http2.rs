@@ -367,6 +367,10 @@ async fn a_reset_of_the_upstream_reaches_the_client() {
         assert_eq!(response.headers()["grpc-status"], "14");
         let message = response.headers()["grpc-message"].to_str().unwrap();
         assert!(message.ends_with("reset reason: remote reset"), "{message}");
+        for cluster in ["late_1_grpc", "early_1_grpc"] {
+            let resets = world.cluster(cluster, |stats| stats.upstream_rq_rx_reset.value());
+            assert_eq!(resets, 1, "{cluster}");
+        }
     })
     .await;
 }
@@ -409,6 +413,10 @@ async fn a_reset_of_the_client_reaches_the_upstream() {
                 send.send_reset(Reason::CANCEL);
             }
             assert_eq!(told.recv().await.unwrap(), Some(Reason::CANCEL), "{model}, {ended}");
+        }
+        for cluster in ["answering_1_grpc", "waiting_1_grpc"] {
+            let resets = world.cluster(cluster, |stats| stats.upstream_rq_tx_reset.value());
+            assert_eq!(resets, 2, "{cluster}");
         }
         assert_eq!(upstream.accepted(), 1);
     })
@@ -496,7 +504,7 @@ fn an_http1_client_that_leaves_resets_the_upstream_stream() {
     drop(client);
     assert_eq!(told.recv().unwrap(), Some(Reason::CANCEL));
     eventually("it is counted", || {
-        world.cluster("iris_1_grpc", |stats| stats.upstream_rq_cancelled.value() == 1)
+        world.cluster("iris_1_grpc", |stats| stats.upstream_rq_tx_reset.value() == 1)
     });
 }
 

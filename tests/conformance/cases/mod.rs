@@ -5,6 +5,7 @@ mod clusters;
 mod discovery;
 mod dns;
 mod drain;
+mod endings;
 mod extra;
 mod http1;
 mod http2;
@@ -53,6 +54,7 @@ pub fn all() -> Vec<Case> {
         clusters::cases(),
         discovery::cases(),
         dns::cases(),
+        endings::cases(),
         drain::cases(),
         http1::cases(),
         http2::cases(),

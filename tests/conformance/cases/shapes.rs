@@ -127,8 +127,14 @@ fn walk(path: &str, value: &Value, lines: &mut Vec<String>) {
         Value::Object(map) => {
             for (key, value) in map {
                 // What Envoy was built with, and its own options.
-                if matches!(key.as_str(), "extensions" | "client_features" | "command_line_options")
-                {
+                if matches!(
+                    key.as_str(),
+                    "extensions"
+                        | "client_features"
+                        | "command_line_options"
+                        | "metadata"
+                        | "listening_addresses"
+                ) {
                     continue;
                 }
                 walk(&format!("{path}.{key}"), value, lines);

@@ -19,6 +19,7 @@ pub const CLUSTER: &[&str] = &[
     "upstream_rq_500",
     "upstream_rq_502",
     "upstream_rq_503",
+    "upstream_rq_504",
     "upstream_rq_retry",
     "upstream_rq_retry_success",
     "upstream_rq_retry_limit_exceeded",
@@ -85,6 +86,8 @@ const DOWNSTREAM: &[&str] = &[
     "downstream_cx_http2_total",
     "downstream_cx_protocol_error",
     "downstream_rq_too_large",
+    "downstream_rq_timeout",
+    "downstream_rq_idle_timeout",
     "no_route",
     "no_cluster",
     "rq_total",
@@ -129,14 +132,16 @@ fn connections(id: &'static str, script: Script) -> Case {
 }
 
 /// Notes how `act` changes both kinds of statistics.
-fn count(p: &mut Probe<'_>, act: impl FnOnce(&mut Probe<'_>)) {
+pub fn count(p: &mut Probe<'_>, act: impl FnOnce(&mut Probe<'_>)) {
     let http = "http.seldon_http.";
-    let cluster = format!("cluster.{}_1_http.", p.id);
+    let kind = if p.id.contains("http2") { "grpc" } else { "http" };
+    let cluster = format!("cluster.{}_1_{kind}.", p.id);
     let (before, before_cluster) = (p.stats(http), p.stats(&cluster));
     act(p);
     let changes = p.note_stats(http, &before, DOWNSTREAM);
     p.expect(changes["downstream_rq_total"] > 0, "count the request");
     p.note_stats(&cluster, &before_cluster, CLUSTER);
+    p.note_stats(&cluster, &before_cluster, CONNECTIONS);
 }
 
 fn counting() -> Vec<Case> {
