@@ -22,7 +22,7 @@ use crate::http2::{Closed, Connection, Driver, ListLimits, Role, Shared};
 use crate::io::{Io, Reader};
 use crate::local_reply::UpstreamError;
 use crate::model::{Cluster, ClusterSlot, Host, UpstreamProtocol};
-use crate::stats::{ClusterShard, Shard};
+use crate::stats::{ClusterShard, Counter, Shard};
 use crate::transport::TransportFailure;
 use crate::upstream::Http1;
 
@@ -210,7 +210,11 @@ impl Pools {
             if pool.connecting.get() {
                 pool.connected.notified().await;
                 match pool.failed.get() {
-                    Some(e) if !pool.connecting.get() => return Err(e),
+                    Some(e) if !pool.connecting.get() => {
+                        let stats = purpose.slot.stats.shard(self.shard);
+                        stats.upstream_rq_pending_failure_eject.inc();
+                        return Err(e);
+                    }
                     _ => continue,
                 }
             }
@@ -381,6 +385,15 @@ impl Drop for Open {
     }
 }
 
+/// Counts a connection that was not made, and the request that waited for it.
+#[cold]
+fn count_unmade(stats: &ClusterShard, side: &Counter) {
+    stats.upstream_cx_connect_fail.inc();
+    stats.upstream_cx_destroy.inc();
+    side.inc();
+    stats.upstream_rq_pending_failure_eject.inc();
+}
+
 /// Connects, with TLS if the cluster asks for it, within `connect_timeout`.
 async fn connect(purpose: &Purpose<'_>, stats: &ClusterShard) -> Result<Io, UpstreamError> {
     stats.upstream_cx_total.inc();
@@ -406,11 +419,11 @@ async fn connect(purpose: &Purpose<'_>, stats: &ClusterShard) -> Result<Io, Upst
         }
         Ok(Err((failure, e))) => {
             tracing::debug!(address = %purpose.host.address, "connect: {e}");
-            stats.upstream_cx_connect_fail.inc();
+            count_unmade(stats, &stats.upstream_cx_destroy_remote);
             Err(UpstreamError::ConnectFailure(failure))
         }
         Err(_) => {
-            stats.upstream_cx_connect_fail.inc();
+            count_unmade(stats, &stats.upstream_cx_destroy_local);
             stats.upstream_cx_connect_timeout.inc();
             Err(UpstreamError::ConnectTimeout)
         }

@@ -70,6 +70,9 @@ fn a_refused_connection_is_retried() {
     world.cluster("iris_1_http", |stats| {
         assert_eq!(stats.upstream_rq_retry.value(), 5);
         assert_eq!(stats.upstream_cx_connect_fail.value(), 6);
+        assert_eq!(stats.upstream_cx_destroy.value(), 6);
+        assert_eq!(stats.upstream_cx_destroy_remote.value(), 6);
+        assert_eq!(stats.upstream_rq_pending_failure_eject.value(), 6);
     });
 }
 

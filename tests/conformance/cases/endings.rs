@@ -1,4 +1,4 @@
-//! S09: what is counted of requests that end before their time.
+//! S09, S10: what is counted of requests that end before their time.
 
 use std::time::Duration;
 
@@ -85,6 +85,14 @@ pub fn cases() -> Vec<Case> {
         ),
         both2("S09/http2-both-early", vec![H2::Head(200, vec![], true)], |_| {}),
         over2("S09/http2-reset", vec![H2::Body, H2::Reset(Reason::INTERNAL_ERROR)], |_| {}),
+        alone("S10/http2", |p| {
+            let mesh = Mesh { models: vec![model(&p.id, &[1])], ..Mesh::default() };
+            let cluster = format!("{}_1_grpc", p.id);
+            p.mesh_with(&mesh, |route| set_cluster(route, &cluster));
+            count(p, |p| {
+                p.infer("");
+            });
+        }),
         over2("S09/http2-refused", vec![H2::Body, H2::Reset(Reason::REFUSED_STREAM)], |_| {}),
         over2("S09/http2-cancelled", vec![H2::Body, H2::Reset(Reason::CANCEL)], |_| {}),
         over2(
