@@ -258,7 +258,7 @@ fn count_reset(stats: &ClusterShard, ended: &Ended) {
 pub(crate) type Head = Result<Verdict, DownstreamError>;
 
 /// Waits for something of the upstream's while the client is still there, at
-/// most for the stream idle timeout. Meanwhile the body is read as far as it has
+/// most for the stream idle timeout and the route's. Meanwhile the body is read as far as it has
 /// come (Envoy: the connection's buffer): whether the request is complete
 /// decides what becomes of its connection should the upstream not be reached.
 async fn present<D: Downstream, T>(
@@ -277,17 +277,17 @@ async fn present<D: Downstream, T>(
             }
             Poll::Pending => {}
         }
-        if let Poll::Ready(e) = ends.body.poll_idle(ends.down, cx) {
-            stats.upstream_rq_cancelled.inc();
-            let failure = Failure::Downstream(e);
-            return Poll::Ready(Err(Ended::Failed { failure, started: false, sent: 0 }));
-        }
-        if ends.idle.poll_expired(cx).is_ready() {
-            stats.upstream_rq_cancelled.inc();
-            let failure = Failure::Idle;
-            return Poll::Ready(Err(Ended::Failed { failure, started: false, sent: 0 }));
-        }
-        Poll::Pending
+        let failure = if let Poll::Ready(e) = ends.body.poll_idle(ends.down, cx) {
+            Failure::Downstream(e)
+        } else if ends.idle.poll_expired(cx).is_ready() {
+            Failure::Idle
+        } else if ends.body.timeout.poll_expired(ends.body.completed, cx).is_ready() {
+            Failure::Timeout
+        } else {
+            return Poll::Pending;
+        };
+        stats.upstream_rq_cancelled.inc();
+        Poll::Ready(Err(Ended::Failed { failure, started: false, sent: 0 }))
     })
     .await
 }

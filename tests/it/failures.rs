@@ -360,6 +360,27 @@ fn a_request_that_waits_for_a_connection_gives_up_when_its_client_leaves() {
     assert_eq!(upstream.requests().len(), 1);
 }
 
+#[test]
+fn a_route_timeout_ends_the_wait_for_a_connection() {
+    let (upstream, told, word) = on_word();
+    let world = limits(World::of("iris", upstream.addr), 1, 1)
+        .actions(|action| action.timeout = Some(Duration { seconds: 0, nanos: 300_000_000 }))
+        .start();
+    // Its body is not there in full, so that its own timeout does not run.
+    let mut first = world.client();
+    first.send(format!("POST {INFER} HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\n\r\na"));
+    let stats = |cell: fn(&radiant::stats::ClusterShard) -> u64| world.cluster("iris_1_http", cell);
+    eventually("the connection is taken", || stats(|s| s.upstream_rq_active.value()) == 1);
+    let answer = world.client().send(format!("GET {INFER} HTTP/1.1\r\nhost: h\r\n\r\n")).answer();
+    assert_eq!((answer.status, answer.text()), (504, "upstream request timeout"));
+    assert_eq!(stats(|s| s.upstream_rq_cancelled.value()), 1);
+    assert_eq!(stats(|s| s.upstream_rq_timeout.value()), 1);
+    first.send("b");
+    told.recv().unwrap();
+    word.send(()).unwrap();
+    assert_eq!(first.answer().status, 200);
+}
+
 fn impatient(setup: Setup) -> Setup {
     setup.managers(|manager| {
         manager.stream_idle_timeout = Some(Duration { seconds: 0, nanos: 200_000_000 });

@@ -84,11 +84,8 @@ fn failures() -> Vec<Case> {
     ]
 }
 
-/// A cluster of one connection and one waiting request.
-fn overflow(p: &mut Probe<'_>) {
-    let gate = Gate::default();
-    let upstream = p.upstream(gated(&gate));
-    p.model(&[upstream.port]);
+/// One connection and one waiting request for the clusters of the case's model.
+pub(super) fn limit(p: &mut Probe<'_>, port: u16) {
     let limited = |mut cluster: Cluster| {
         cluster.circuit_breakers.as_mut().unwrap().thresholds[0] = circuit_breakers::Thresholds {
             max_connections: Some(UInt32Value { value: 1 }),
@@ -98,8 +95,16 @@ fn overflow(p: &mut Probe<'_>) {
         };
         cluster
     };
-    let clusters = model_clusters(&version(&p.id, 1, &[upstream.port])).map(limited);
+    let clusters = model_clusters(&version(&p.id, 1, &[port])).map(limited);
     p.side.push_clusters(&clusters);
+}
+
+/// A cluster of one connection and one waiting request.
+fn overflow(p: &mut Probe<'_>) {
+    let gate = Gate::default();
+    let upstream = p.upstream(gated(&gate));
+    p.model(&[upstream.port]);
+    limit(p, upstream.port);
     let mut first = infer(p);
     p.expect(upstream.wait(|r| r.len() == 1), "reach the upstream");
     let mut second = infer(p);

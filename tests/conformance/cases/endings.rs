@@ -7,6 +7,7 @@ use envoy_types::pb::google::protobuf;
 use h2::Reason;
 use radiant::seldon::Mesh;
 
+use super::clusters::limit;
 use super::stats::count;
 use super::{Case, alone};
 use crate::http2::{self, Act as H2};
@@ -21,6 +22,24 @@ pub fn cases() -> Vec<Case> {
     vec![
         http1("S09/timed-out", silent(), timeout, Client::Waits),
         http1("S09/timed-out-in-body", half(), timeout, Client::Waits),
+        alone("S09/timed-out-waiting", |p| {
+            let upstream = p.upstream(acts(vec![Act::Body, Act::Hang]));
+            let mesh = Mesh { models: vec![model(&p.id, &[upstream.port])], ..Mesh::default() };
+            p.mesh_with(&mesh, timeout);
+            limit(p, upstream.port);
+            // Its body never ends, so that its own timeout does not run.
+            let mut first = p.connect();
+            first.send(
+                p.fill("POST /v2/models/{m}/x HTTP/1.1\r\nhost: h\r\ncontent-length: 9\r\n\r\n{}"),
+            );
+            p.expect(upstream.wait(|r| r.len() == 1), "pass the first on");
+            count(p, |p| {
+                let mut client = ask(p);
+                let (bytes, end) = client.rest(Duration::from_secs(2));
+                p.note("answer", crate::client::show(&bytes));
+                p.note("closed", end.is_some());
+            });
+        }),
         http1("S09/idle", silent(), idle, Client::Waits),
         http1("S09/idle-in-body", half(), idle, Client::Waits),
         http1("S09/left", silent(), |_| {}, Client::Leaves),
