@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use crate::buffers;
 use crate::flags::ResponseFlag;
 use crate::headers::{HeaderId, Headers, RequestHead, ResponseHead};
 use crate::http1::ChunkError;
@@ -121,11 +122,21 @@ pub(crate) trait Upstream {
 /// 1 MiB.
 pub(crate) const REPLAY_LIMIT: usize = 1024 * 1024;
 
+/// Pieces of a body; their memory is used again.
+#[derive(Debug, Default)]
+struct Pieces(VecDeque<Bytes>);
+
+impl Drop for Pieces {
+    fn drop(&mut self) {
+        self.0.drain(..).for_each(buffers::release);
+    }
+}
+
 /// The body of a request on its way to one or more attempts.
 #[derive(Debug, Default)]
 pub(crate) struct RequestBody {
     /// Pieces to send; while a retry is possible, also those that were sent.
-    ready: VecDeque<Bytes>,
+    ready: Pieces,
     /// Bytes received and stored so far.
     kept: usize,
     /// Pieces of `ready` that the current attempt has sent.
@@ -224,12 +235,12 @@ impl RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, DownstreamError>>> {
         loop {
-            if let Some(ready) = self.ready.get(self.replayed) {
+            if let Some(ready) = self.ready.0.get(self.replayed) {
                 let piece = ready.clone();
                 if self.keeps() {
                     self.replayed += 1;
                 } else {
-                    self.ready.pop_front();
+                    self.ready.0.pop_front();
                 }
                 return Poll::Ready(Some(Ok(piece)));
             }
@@ -294,10 +305,10 @@ impl RequestBody {
             tee.data(&piece);
         }
         self.kept += piece.len();
-        self.ready.push_back(piece);
+        self.ready.0.push_back(piece);
         if self.keep && !self.abandoned && self.kept > REPLAY_LIMIT {
             self.abandoned = true;
-            self.ready.drain(..self.replayed);
+            self.ready.0.drain(..self.replayed).for_each(buffers::release);
             self.replayed = 0;
         }
     }

@@ -10,12 +10,13 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::buffers;
+
 /// First size of a read buffer, and its size when the connection is quiet.
 const READ_MIN: usize = 8 * 1024;
-/// Largest single read: what the buffer of a fast peer grows to.
-/// Half of it costs more system calls and wake-ups than it saves in the cache
-/// (docs/performance.md).
-const READ_MAX: usize = 512 * 1024;
+/// Largest single read: what the buffer of a fast peer grows to. Half of it costs
+/// more system calls and wake-ups than it saves in the cache (docs/performance.md).
+const READ_MAX: usize = buffers::LARGEST;
 /// Largest read that the announced length of a body is worth by itself.
 const READ_EXPECTED: usize = 64 * 1024;
 /// So many small reads in a row are no reason yet to ask for less: the end of a
@@ -214,7 +215,7 @@ impl Reader {
         // A reserve that must move to new memory asks for the whole read; what
         // is left of the old block is used up only if it is not tiny.
         if self.buf.capacity() - self.buf.len() < want / 4 {
-            self.buf.reserve(want);
+            self.make_room(want);
         }
         let n = ready!(tokio_util::io::poll_read_buf(Pin::new(io), cx, &mut self.buf))?;
         if n == 0 {
@@ -232,6 +233,21 @@ impl Reader {
         Poll::Ready(Ok(n))
     }
 
+    /// Room for a read of `want` bytes behind what is buffered. Large buffers are
+    /// those that were used last.
+    fn make_room(&mut self, want: usize) {
+        if self.buf.try_reclaim(want) {
+            return;
+        }
+        let len = self.buf.len();
+        let size = (len + want).min(buffers::LARGEST).max(len + want / 4);
+        let Some(mut buffer) = buffers::take(size) else {
+            return self.buf.reserve(want);
+        };
+        buffer.extend_from_slice(&self.buf);
+        buffers::put(std::mem::replace(&mut self.buf, buffer));
+    }
+
     /// Says that so many bytes are to follow: the next read asks for them, as
     /// far as that is worth a larger buffer.
     pub(crate) fn expect(&mut self, bytes: u64) {
@@ -242,8 +258,8 @@ impl Reader {
     /// Gives memory back while nothing is buffered. The size of the next read
     /// stays: what comes is likely to be like what came.
     pub(crate) fn relax(&mut self) {
-        if self.buf.is_empty() && self.buf.capacity() > READ_MIN {
-            self.buf = BytesMut::new();
+        if self.buf.is_empty() && self.buf.try_reclaim(READ_MIN + 1) {
+            buffers::put(std::mem::take(&mut self.buf));
         }
     }
 }
@@ -376,8 +392,8 @@ impl Writer {
                 }
             };
             n -= len;
-            if done {
-                self.pieces.pop_front();
+            if done && let Some(Piece::Shared(bytes)) = self.pieces.pop_front() {
+                buffers::release(bytes);
             }
         }
         if self.queued == 0 {

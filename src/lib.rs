@@ -4,6 +4,7 @@ pub mod access_log;
 pub mod admin;
 mod attempt;
 mod body;
+mod buffers;
 pub mod config;
 pub mod date;
 pub mod demo;

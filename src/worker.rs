@@ -18,6 +18,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::{AbortHandle, LocalSet};
 
 use crate::access_log::{AccessLogs, WorkerLog};
+use crate::buffers;
 use crate::downstream;
 use crate::headers::ResponseHead;
 use crate::model::Snapshot;
@@ -267,6 +268,7 @@ async fn run(worker: Rc<Worker>, mut commands: UnboundedReceiver<Command>) {
             },
             _ = sweep.tick() => {
                 worker.pools.sweep();
+                buffers::trim();
                 drop(worker.snapshot());
             }
         }
