@@ -197,7 +197,12 @@ impl RequestBody {
     #[cold]
     fn keep_no_more(&mut self) {
         self.keep = false;
-        self.ready.drain(..self.replayed);
+        self.forget_sent();
+    }
+
+    /// Lets go of the pieces that the current attempt has sent.
+    fn forget_sent(&mut self) {
+        self.ready.0.drain(..self.replayed).for_each(buffers::release);
         self.replayed = 0;
     }
 
@@ -308,8 +313,7 @@ impl RequestBody {
         self.ready.0.push_back(piece);
         if self.keep && !self.abandoned && self.kept > REPLAY_LIMIT {
             self.abandoned = true;
-            self.ready.0.drain(..self.replayed).for_each(buffers::release);
-            self.replayed = 0;
+            self.forget_sent();
         }
     }
 
