@@ -105,10 +105,11 @@ impl Attempt<'_> {
             Ok(permit) => permit,
             Err(ended) => return ended,
         };
-        let mut up = match present(ends, stats, self.worker.pools.http1(purpose)).await {
-            Ok(up) => up,
-            Err(ended) => return ended,
-        };
+        let mut up =
+            match present(ends, stats, self.worker.pools.http1(purpose, permit.waited)).await {
+                Ok(up) => up,
+                Err(ended) => return ended,
+            };
         let _active = Running::new(stats);
         let asks_upgrade = kind == Body::Tunnel;
         let ended = self.exchange(&mut *up, ends, kind, on_head).await;
@@ -167,11 +168,13 @@ impl Attempt<'_> {
             return Err(UpstreamError::Overflow.into());
         }
         let _pending = Count::new(&usage.pending);
+        stats.upstream_rq_pending_total.inc();
         stats.upstream_rq_pending_active.inc();
         let permit = present(ends, stats, async {
             loop {
                 let woken = self.slot.waiters().notified();
-                if let Some(permit) = Permit::take(self.slot, limits.max_connections) {
+                if let Some(mut permit) = Permit::take(self.slot, limits.max_connections) {
+                    permit.waited = true;
                     return Ok(permit);
                 }
                 woken.await;
@@ -309,13 +312,17 @@ impl Drop for Count<'_> {
 }
 
 /// The right to hold a connection of a cluster.
-struct Permit<'a>(&'a ClusterSlot);
+struct Permit<'a> {
+    slot: &'a ClusterSlot,
+    /// It came out of the cluster's queue.
+    waited: bool,
+}
 
 impl<'a> Permit<'a> {
     fn take(slot: &'a ClusterSlot, limit: u32) -> Option<Self> {
         let held = slot.usage.connections.fetch_add(1, Ordering::SeqCst);
         if held < limit {
-            return Some(Self(slot));
+            return Some(Self { slot, waited: false });
         }
         slot.usage.connections.fetch_sub(1, Ordering::SeqCst);
         None
@@ -324,8 +331,8 @@ impl<'a> Permit<'a> {
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        self.0.usage.connections.fetch_sub(1, Ordering::SeqCst);
-        self.0.wake_one();
+        self.slot.usage.connections.fetch_sub(1, Ordering::SeqCst);
+        self.slot.wake_one();
     }
 }
 

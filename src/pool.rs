@@ -168,11 +168,16 @@ impl Pools {
         Rc::clone(pool)
     }
 
-    /// An HTTP/1 connection to this host, idle or new.
+    /// An HTTP/1 connection to this host, idle or new; `waited`: the request counts
+    /// as waiting already.
     ///
     /// # Errors
     /// Refused, timed out, or failed in the TLS handshake.
-    pub(crate) async fn http1(&self, purpose: &Purpose<'_>) -> Result<Box<Http1>, UpstreamError> {
+    pub(crate) async fn http1(
+        &self,
+        purpose: &Purpose<'_>,
+        waited: bool,
+    ) -> Result<Box<Http1>, UpstreamError> {
         let pool = self.host(purpose);
         loop {
             let idle = pool.idle.borrow_mut().pop();
@@ -183,7 +188,9 @@ impl Pools {
             idle.connection.lost();
         }
         let stats = purpose.slot.stats.shard(self.shard);
-        stats.upstream_rq_pending_total.inc();
+        if !waited {
+            stats.upstream_rq_pending_total.inc();
+        }
         // Also those that fail to open, as in Envoy.
         stats.upstream_cx_http1_total.inc();
         let io = connect(purpose, stats).await?;

@@ -375,6 +375,8 @@ fn a_route_timeout_ends_the_wait_for_a_connection() {
     assert_eq!((answer.status, answer.text()), (504, "upstream request timeout"));
     assert_eq!(stats(|s| s.upstream_rq_cancelled.value()), 1);
     assert_eq!(stats(|s| s.upstream_rq_timeout.value()), 1);
+    // The first, whose connection was made, and the one that waited.
+    assert_eq!(stats(|s| s.upstream_rq_pending_total.value()), 2);
     first.send("b");
     told.recv().unwrap();
     word.send(()).unwrap();

@@ -102,7 +102,6 @@ pub fn cases() -> Vec<Case> {
             vec![H2::Body, H2::Head(503, vec![], false), H2::Data(b"no".to_vec(), true)],
             |_| {},
         ),
-        both2("S09/http2-both-early", vec![H2::Head(200, vec![], true)], |_| {}),
         over2("S09/http2-reset", vec![H2::Body, H2::Reset(Reason::INTERNAL_ERROR)], |_| {}),
         alone("S10/http2", |p| {
             let mesh = Mesh { models: vec![model(&p.id, &[1])], ..Mesh::default() };
