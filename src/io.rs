@@ -14,8 +14,8 @@ use crate::buffers;
 
 /// First size of a read buffer, and its size when the connection is quiet.
 const READ_MIN: usize = 8 * 1024;
-/// Largest single read: what the buffer of a fast peer grows to. Half of it costs
-/// more system calls and wake-ups than it saves in the cache (docs/performance.md).
+/// Largest single read: what the buffer of a fast peer grows to. Half of it, or
+/// twice, costs more CPU per body of 1 MB (docs/performance.md).
 const READ_MAX: usize = buffers::LARGEST;
 /// Largest read that the announced length of a body is worth by itself.
 const READ_EXPECTED: usize = 64 * 1024;
