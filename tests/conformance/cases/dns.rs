@@ -143,6 +143,9 @@ fn place(p: &mut Probe<'_>, upstream: &Upstream) {
 fn start(p: &mut Probe<'_>, names: &NameServer, upstream: &Upstream, status: u16) {
     names.says(NAME, here());
     place(p, upstream);
+    // Until the name was looked up, the cluster that was there before may answer.
+    let asked = eventually(SOON, || !names.asked(NAME).is_empty());
+    p.expect(asked, "look the name up");
     becomes(p, status);
 }
 

@@ -35,9 +35,8 @@ pub fn cases() -> Vec<Case> {
             p.expect(upstream.wait(|r| r.len() == 1), "pass the first on");
             count(p, |p| {
                 let mut client = ask(p);
-                let (bytes, end) = client.rest(Duration::from_secs(2));
-                p.note("answer", crate::client::show(&bytes));
-                p.note("closed", end.is_some());
+                let reply = client.reply(false);
+                p.note_reply(reply.as_ref());
             });
         }),
         http1("S09/idle", silent(), idle, Client::Waits),
