@@ -194,12 +194,14 @@ pub fn eventually(limit: Duration, condition: impl Fn() -> bool) -> bool {
     true
 }
 
-/// Ports that nobody has and that no connection takes by chance.
-fn ports() -> DemoPorts {
+/// Ports that nobody has, that no other side was given (Envoy would share them) and
+/// that no connection takes by chance.
+pub fn ports() -> DemoPorts {
     let [http, mirrors, scheduler, utility, control, admin] = std::array::from_fn(|_| free_port());
     DemoPorts { http, mirrors, scheduler, utility, control, admin }
 }
 
+/// One of them.
 pub fn free_port() -> u16 {
     // Two runs on one machine begin at different ports.
     let offset = (std::process::id() % 100) as u16 * 100;

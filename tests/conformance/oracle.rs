@@ -1,7 +1,7 @@
 //! One side of the comparison: a proxy process (Envoy or Radiant), the
 //! scheduler that programs it, and the ways to look into it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
@@ -106,7 +106,7 @@ impl Side {
             fs::remove_dir_all(&dir)?;
         }
         fs::create_dir_all(&dir)?;
-        let ports = free_ports()?;
+        let ports = crate::lab::ports();
         let options = listener_options(&ports, &dir);
         let scheduler = Scheduler::start(&SchedulerOptions {
             addr: SocketAddr::new(LOOPBACK, ports.scheduler),
@@ -280,23 +280,6 @@ impl Drop for Side {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// Ports that no other side of this run has been given: Envoy would share them.
-fn free_ports() -> io::Result<DemoPorts> {
-    loop {
-        let ports = DemoPorts::choose(LOOPBACK, Some(0))?;
-        let DemoPorts { http, mirrors, scheduler, utility, control, admin } = ports;
-        if [http, mirrors, scheduler, utility, control, admin].into_iter().all(claim) {
-            return Ok(ports);
-        }
-    }
-}
-
-/// False if the port was given away before.
-pub fn claim(port: u16) -> bool {
-    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
-    GIVEN.lock().unwrap().insert(port)
 }
 
 /// A route that tells the table's number.

@@ -1,6 +1,6 @@
 //! Listeners and secrets that a case has for itself, beside the scheduler's two.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
@@ -15,7 +15,8 @@ use radiant::demo::scheduler::{Push, Resource};
 use radiant::seldon::model_clusters;
 
 use crate::certificates;
-use crate::oracle::{LOOPBACK, Launch, Side, claim, edit_manager};
+pub use crate::lab::free_port;
+use crate::oracle::{LOOPBACK, Launch, Side, edit_manager};
 use crate::probe::{Probe, version};
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -32,12 +33,6 @@ pub fn eventually(limit: Duration, mut holds: impl FnMut() -> bool) -> bool {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-}
-
-/// A port that was free a moment ago.
-pub fn free_port() -> u16 {
-    let free = || TcpListener::bind((LOOPBACK, 0)).and_then(|l| l.local_addr()).expect("a port");
-    std::iter::repeat_with(|| free().port()).find(|port| claim(*port)).expect("endless")
 }
 
 pub fn is_open(port: u16) -> bool {
