@@ -31,6 +31,9 @@ use crate::tap::{TapBodies, Taps};
 /// been idle for too long.
 const SWEEP: Duration = Duration::from_secs(1);
 
+/// Time slice of a worker, the kernel's shortest.
+const SLICE: Duration = Duration::from_micros(100);
+
 /// Response heads, and the like, kept for later requests, per worker.
 const SPARE_ANSWERS: usize = 64;
 
@@ -178,6 +181,7 @@ impl Workers {
             let (peers, shared) = (senders.clone(), shared.clone());
             let thread =
                 std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+                    answer_soon();
                     let shard = Shard { index: index + 1, of: count + 1 };
                     let worker = Rc::new(Worker {
                         pools: Pools::new(shard, shared.refuse_ambiguous),
@@ -234,6 +238,14 @@ pub struct WorkerShared {
     pub own_address: IpAddr,
     /// `--refuse-ambiguous-requests`.
     pub refuse_ambiguous: bool,
+}
+
+/// Lets this thread run as soon as a request comes, before whoever is in the middle
+/// of a longer slice: the control thread with a new table, or a neighbour.
+fn answer_soon() {
+    if let Err(e) = timeslice::request(SLICE) {
+        tracing::debug!("the worker keeps its time slice: {e}");
+    }
 }
 
 /// Accept loops by listener name and address.

@@ -107,6 +107,13 @@ def cpu_grpc(world, name, settings):
             for key, value in values.items()}, errors
 
 
+def open_loop(world, port, seconds, rate, connections, workers=1, **load):
+    """A load at a rate, while nothing but the load and the proxy costs time."""
+    upstream = world.upstream(workers).process.pid
+    with machine.Awake(), machine.First(upstream):
+        return loaders.oha(world.tools, port, seconds, rate, connections, workers, **load)
+
+
 def latency(world, name, settings):
     rate, connections, workers = settings["rate"], settings["connections"], settings["workers"]
     streams = settings.get("streams", 0)
@@ -118,8 +125,8 @@ def latency(world, name, settings):
     else:
         proxy = world.proxy(name, workers)
         port = proxy.grpc if streams else proxy.http
-    load = lambda seconds: loaders.oha(world.tools, port, seconds, rate, connections, workers,
-                                       delay_ms=5, streams=streams)
+    load = lambda seconds: open_loop(world, port, seconds, rate, connections, workers,
+                                     delay_ms=5, streams=streams)
     load(1)
     result = load(world.latency_seconds)
     return dict(result["ms"]), result["errors"]
@@ -132,7 +139,7 @@ def models(world, name, settings):
         world.tools, world.directory, proxy.http, seconds or world.seconds, 16, models=count))
     # Only this load's connections: what is idle has been closed or is reused.
     values["sockets"] = proxy.sockets()
-    result = loaders.oha(world.tools, proxy.http, world.latency_seconds, 200, 16, models=count)
+    result = open_loop(world, proxy.http, world.latency_seconds, 200, 16, models=count)
     values |= {key: result["ms"].get(key) for key in ("p50", "p95", "p99")}
     values["idle_mib"], values["mib"] = proxy.idle_mib, proxy.resident()
     return values, errors + result["errors"]
@@ -157,7 +164,7 @@ def updates(world, name, settings):
             before = proxy.cpu()
             if state == "churn":
                 proxy.control.send(f"churn 20 {seconds}")
-            result = loaders.oha(world.tools, port, seconds, 500, 16)
+            result = open_loop(world, port, seconds, 500, 16)
             spent = proxy.cpu() - before
             values[f"{prefix}{state}_p99"] = result["ms"]["p99"]
             values[f"{prefix}{state}_cpu"] = spent
@@ -179,10 +186,10 @@ def quota(world, name, settings):
     try:
         group.add(proxy.pid)
         if settings.get("rate"):
-            loaders.oha(world.tools, proxy.http, 1, settings["rate"], settings["connections"],
-                        delay_ms=5)
-            result = loaders.oha(world.tools, proxy.http, world.latency_seconds, settings["rate"],
-                                 settings["connections"], delay_ms=5)
+            load = lambda seconds: open_loop(world, proxy.http, seconds, settings["rate"],
+                                             settings["connections"], delay_ms=5)
+            load(1)
+            result = load(world.latency_seconds)
             return dict(result["ms"]), result["errors"]
         values, errors = counted(proxy, lambda seconds: loaders.wrk(
             world.tools, world.directory, proxy.http, seconds or world.seconds, 16))
