@@ -132,6 +132,15 @@ def latency(world, name, settings):
     return dict(result["ms"]), result["errors"]
 
 
+def neighbour(world, name, settings):
+    """Latency while a process that never waits shares the proxy's core, as model
+    servers on the same machine do. The same load past the proxy stays quiet."""
+    if name != DIRECT:
+        world.proxy(name, settings["workers"])
+    with machine.Neighbour(machine.proxy_cores(settings["workers"])):
+        return latency(world, name, settings)
+
+
 def models(world, name, settings):
     count = settings["models"]
     proxy = world.proxy(name, models=count)
@@ -226,6 +235,8 @@ def all_cells():
                     + f", {workers} worker" + ("s" if workers > 1 else ""),
                     latency, (DIRECT, *NAMES), rate=rate, connections=connections, workers=workers,
                     streams=streams)
+    add("neighbour-500", "neighbour", "500 rps, 4 connections, 1 worker", neighbour,
+        (DIRECT, *NAMES), rate=500, connections=4, workers=1)
     for count in (1, 1000, 10_000, 100_000):
         who = ("Radiant", "HAProxy") if count > 10_000 else ("Radiant", "Envoy", "HAProxy")
         add(f"models-{count}", "models", f"{count:,} model{'s' * (count > 1)}", models, who, models=count)

@@ -88,7 +88,8 @@ def oha(tools, port, seconds, rate, connections, workers=1, delay_ms=0, models=0
         argv += ["--rand-regex-url", f"http://127.0.0.1:{port}/v2/models/{name}/infer"]
     else:
         argv += ["-H", "seldon-model: iris", f"http://127.0.0.1:{port}{PATH}"]
-    text = machine.run(argv, machine.load_cores(workers))
+    # With a core of its own nothing but the control plane stands in its way.
+    text = machine.run(argv, machine.load_cores(workers), first=workers == 1)
     return oha_result(text, seconds, rate, connections * max(streams, 1))
 
 

@@ -35,10 +35,14 @@ def start(argv, cores, log, **kwargs):
                             preexec_fn=lambda: os.sched_setaffinity(0, cores), **kwargs)
 
 
-def run(argv, cores, timeout=600):
-    """A pinned command's output; fails with what it said."""
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout,
-                          preexec_fn=lambda: os.sched_setaffinity(0, cores))
+def run(argv, cores, timeout=600, first=False):
+    """A pinned command's output; fails with what it said. `first`: it goes before
+    whatever else its cores have to do, if that may be asked for."""
+    def pin():
+        os.sched_setaffinity(0, cores)
+        if first:
+            go_first(0)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout, preexec_fn=pin)
     if done.returncode != 0:
         raise Failed(f"{argv[0]} ended with {done.returncode}: {(done.stderr or done.stdout)[-400:]}")
     return done.stdout
@@ -160,27 +164,53 @@ class Awake:
             loop.wait()
 
 
+def go_first(thread, priority=1):
+    """Makes a thread go before all of less priority; 0 is as usual. Without the
+    right to ask for it, it stays as it is."""
+    policy = os.SCHED_FIFO if priority else os.SCHED_OTHER
+    try:
+        os.sched_setscheduler(thread, policy, os.sched_param(priority))
+    except PermissionError:
+        pass
+
+
 class First:
     """Lets a process go before all others while latency is measured, so that the
     upstream's delay is what it says: it shares its core with the load generator,
-    whose slice the kernel would let run out first. Without the right to ask for it,
-    it stays as it is."""
+    whose slice the kernel would let run out first."""
 
     def __init__(self, pid):
         self.pid = pid
 
-    def _schedule(self, policy, priority):
+    def _schedule(self, priority):
         for thread in os.listdir(f"/proc/{self.pid}/task"):
-            try:
-                os.sched_setscheduler(int(thread), policy, os.sched_param(priority))
-            except PermissionError:
-                pass
+            go_first(int(thread), priority)
 
     def __enter__(self):
-        self._schedule(os.SCHED_FIFO, 1)
+        self._schedule(2)
 
     def __exit__(self, *_failure):
-        self._schedule(os.SCHED_OTHER, 0)
+        self._schedule(0)
+
+
+class Neighbour:
+    """A busy loop of ordinary priority on some cores, in a session of its own, as
+    another container's process is."""
+
+    def __init__(self, cores):
+        self.cores, self.loops = cores, []
+
+    def __enter__(self):
+        self.loops = [
+            subprocess.Popen([sys.executable, "-c", "while True: sum(range(1000))"],
+                             start_new_session=True,
+                             preexec_fn=lambda core=core: os.sched_setaffinity(0, {core}))
+            for core in self.cores]
+
+    def __exit__(self, *_failure):
+        for loop in self.loops:
+            loop.kill()
+            loop.wait()
 
 
 class Quota:

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 
-from . import cells, machine, report, url
+from . import cells, machine, pairs, report, url, waits
 from .machine import Failed
 from .proxies import Tools
 
@@ -29,6 +29,10 @@ def parse(arguments, usage):
     parser.add_argument("--name", default=datetime.date.today().isoformat())
     parser.add_argument("--quick", action="store_true", help="smoke run, nothing is kept")
     parser.add_argument("--report", action="store_true", help="write the report of what was measured")
+    parser.add_argument("--base", metavar="BINARY",
+                        help="another build of Radiant: both in turn, and their ratios")
+    parser.add_argument("--waits", type=int, metavar="MODELS",
+                        help="who waits for a core under 20 changes a second (perf)")
     parser.add_argument("--list", action="store_true", help="list the cells")
     parser.add_argument("--url", help="measure this URL instead")
     parser.add_argument("-H", "--header", action="append", default=[], help="with --url: a header")
@@ -102,6 +106,14 @@ def main(root, usage):
         if options.url:
             tools.check(["oha", "k6"])
             return url.measure(tools, options)
+        if options.base:
+            tools.base = os.path.abspath(options.base)
+            tools.check(["radiant", "base", "oha", "upstream", "control"])
+            return 0 if pairs.measure(tools, chosen(options), options) else 1
+        if options.waits:
+            tools.check(["radiant", "oha", "upstream", "control"])
+            waits.measure(tools, options.waits, options.latency_seconds)
+            return 0
         raw = os.path.join(root, "target/loadtest/raw", options.name)
         if not options.report:
             tools.check(["radiant", "envoy", "oha", "upstream", "control"])

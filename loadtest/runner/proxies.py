@@ -13,8 +13,10 @@ from .machine import Failed
 
 #: Synthetic models are called model-000000 and so on.
 NAMES = ("Radiant", "Envoy", "HAProxy", "NGINX")
+#: Another build of Radiant, for pairs.
+BASE = "Base"
 #: Which proxies have a control plane, and so can be changed while they run.
-CONTROLLED = ("Radiant", "Envoy")
+CONTROLLED = ("Radiant", "Envoy", BASE)
 
 DYNAMIC = """
 node: {{id: test-id, cluster: test-cluster}}
@@ -136,6 +138,7 @@ class Tools:
         built = os.path.join(own, "build/release")
         self.root = root
         self.radiant = os.environ.get("RADIANT", os.path.join(root, "target/release/radiant"))
+        self.base = None
         self.envoy = os.environ.get("RADIANT_ENVOY", os.path.join(own, "venv/bin/envoy"))
         self.oha = os.path.join(own, "bin/oha")
         self.k6 = os.path.join(own, "venv/bin/k6")
@@ -248,10 +251,13 @@ class Proxy:
         for n in range(self.models):
             yield f"model-{n:06}", f"model-{n:06}_1"
 
-    def _radiant(self, tools):
+    def _radiant(self, tools, binary=None):
         text = DYNAMIC.format(**self.ports)
         path = self._write("radiant.yaml", text)
-        return [tools.radiant, "run", "-c", path, "--concurrency", str(self.workers)]
+        return [binary or tools.radiant, "run", "-c", path, "--concurrency", str(self.workers)]
+
+    def _base(self, tools):
+        return self._radiant(tools, tools.base)
 
     def _envoy(self, tools):
         path = self._write("envoy.yaml", DYNAMIC.format(**self.ports))

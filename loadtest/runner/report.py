@@ -15,6 +15,8 @@ from .proxies import NAMES
 COLUMNS = {
     "cpu": [("cpu_us", "CPU per request, us"), ("per_second", "requests per second")],
     "latency": [("added_p95", "added P95, ms"), ("added_p99", "added P99, ms")],
+    "neighbour": [("added_p50", "added P50, ms"), ("added_p95", "added P95, ms"),
+                  ("added_p99", "added P99, ms")],
     "models": [("cpu_us", "CPU per request, us"), ("p99", "P99 at 200 rps, ms"),
                ("idle_mib", "resident before load, MiB"), ("mib", "resident under load, MiB"),
                ("sockets", "upstream connections")],
@@ -29,6 +31,7 @@ COLUMNS = {
 TITLES = {
     "cpu": "CPU per request",
     "latency": "Added latency, upstream of 5 ms",
+    "neighbour": "Added latency beside a busy process on the proxy's core",
     "models": "Many models, a random one per request",
     "updates": "Changed weights",
     "quota": "Half a CPU (cgroup quota)",
@@ -122,9 +125,9 @@ def write(raw, directory, name):
               f"{results.rounds()} rounds, in brackets the smallest and the largest; proxies were measured in "
               "turn within each round. One worker on core 0, load and upstream on core 1, if not "
               "said otherwise; with two workers everybody shares both cores. CPU is user and system "
-              "time of the proxy's process and threads. While latency is measured, a "
-              "loop of the idle scheduling class on each core keeps it from sleeping. A round in which anything failed is not "
-              "counted and is listed at the end.", ""]
+              "time of the proxy's process and threads. While latency is measured, idle "
+              "cores poll and the upstream goes before the load generator. A round in which "
+              "anything failed is not counted and is listed at the end.", ""]
     lines += ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in machine.items()), ""]
     lines += ["## Targets", "", *targets.lines(results), ""]
     images = plots.draw(results, directory, name)

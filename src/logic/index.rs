@@ -121,7 +121,6 @@ impl RouteIndex {
         let value = value?;
         let mut chain = self.chain(Hash::of(value));
         let found = chain.find(|slot| {
-            slot.route.touch();
             key(&slot.route) == Some(value) && slot.route.matcher.matches(head, draw)
         })?;
         Some(&found.route)

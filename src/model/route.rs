@@ -321,27 +321,6 @@ impl PathMatch {
 }
 
 impl Route {
-    /// Reads a word of most of its cache lines: for a model that was quiet they
-    /// are misses, and asked for together they cost little more than one.
-    pub fn touch(&self) {
-        let target = match &self.action {
-            Action::Forward(forward) => forward.targets.first(),
-            Action::Direct(_) => None,
-        };
-        std::hint::black_box((
-            self.matcher.headers.get(1).map(|matcher| matcher.invert),
-            self.name.len(),
-            target.map(|target| {
-                (
-                    target.weight,
-                    target.request_headers.add.len(),
-                    target.response_headers.add.len(),
-                    target.series.get().is_some(),
-                )
-            }),
-        ));
-    }
-
     /// The experiment (empty if the name that is called is none) and the model
     /// without version that a target of this route stands for, for metrics.
     #[must_use]

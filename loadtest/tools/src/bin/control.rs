@@ -119,7 +119,8 @@ fn relay(listener: TcpListener, to: SocketAddr, zero: Instant, handed: Arc<Atomi
 }
 
 fn copy(mut from: TcpStream, mut to: TcpStream, mut written: impl FnMut(usize)) {
-    let mut buffer = vec![0; 256 << 10];
+    // No more at a time than the kernel copies while somebody waits for this core.
+    let mut buffer = vec![0; 16 << 10];
     while let Ok(n) = from.read(&mut buffer) {
         if n == 0 || to.write_all(&buffer[..n]).is_err() {
             break;
