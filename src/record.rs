@@ -37,6 +37,8 @@ pub(crate) struct Record<'r> {
     pub(crate) replied: bool,
     /// The answer is in the statistics already.
     pub(crate) counted: bool,
+    /// It was counted as reset.
+    pub(crate) reset: bool,
     /// The connection ends with this answer.
     pub(crate) close: bool,
     /// When the upstream's head came.
@@ -72,6 +74,7 @@ impl<'r> Record<'r> {
             received: 0,
             replied: false,
             counted: false,
+            reset: false,
             close: false,
             first_byte: None,
             route: None,

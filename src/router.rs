@@ -370,7 +370,7 @@ impl<'s, D: Downstream> Stream<'s, D> {
                 })
                 .await;
             match ended {
-                Ended::Complete(sent) => {
+                Ended::Complete { sent, .. } => {
                     self.record.sent = sent;
                     self.finished(chosen, target);
                     return if self.record.close { Fate::Close } else { Fate::KeepAlive };
