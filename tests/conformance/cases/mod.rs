@@ -5,6 +5,7 @@ mod clusters;
 mod discovery;
 mod dns;
 mod drain;
+mod early;
 mod endings;
 mod extra;
 mod http1;
@@ -54,6 +55,7 @@ pub fn all() -> Vec<Case> {
         clusters::cases(),
         discovery::cases(),
         dns::cases(),
+        early::cases(),
         endings::cases(),
         drain::cases(),
         http1::cases(),
