@@ -37,6 +37,8 @@ pub(crate) struct Record<'r> {
     pub(crate) replied: bool,
     /// The answer is in the statistics already.
     pub(crate) counted: bool,
+    /// That was before its request was complete.
+    pub(crate) early: bool,
     /// It was counted as reset.
     pub(crate) reset: bool,
     /// The connection ends with this answer.
@@ -74,6 +76,7 @@ impl<'r> Record<'r> {
             received: 0,
             replied: false,
             counted: false,
+            early: false,
             reset: false,
             close: false,
             first_byte: None,

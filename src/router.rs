@@ -365,6 +365,7 @@ impl<'s, D: Downstream> Stream<'s, D> {
                     }
                     let close = !keep_alive || !body.complete || tail.connection.draining();
                     record.close = close;
+                    record.early = !body.complete;
                     down.send_head(answer, kind, close)?;
                     Ok(Verdict::Forward)
                 })

@@ -220,6 +220,7 @@ impl<D: Downstream> Stream<'_, D> {
             || (!self.body.complete && !self.received.http2)
             || self.connection.draining();
         self.record.replied = true;
+        self.record.early = !self.body.complete;
         let empty = body.is_empty();
         let kind = if empty { Body::Empty } else { Body::Length(body.len() as u64) };
         // Who grants an upgrade does not speak of the connection's end.
@@ -270,12 +271,12 @@ impl<D: Downstream> Stream<'_, D> {
                 shard.replied(self.record.status);
             }
             shard.downstream_rq_time.record(self.record.started.elapsed());
-            if !self.body.complete {
+            if self.record.early {
                 shard.downstream_rq_response_before_rq_complete.inc();
-                // The connection, or the stream, ends under the rest of the request.
-                if !self.record.reset {
-                    shard.downstream_rq_rx_reset.inc();
-                }
+            }
+            // The connection, or the stream, ends under the rest of the request.
+            if !self.body.complete && !self.record.reset {
+                shard.downstream_rq_rx_reset.inc();
             }
         }
         self.tap();
