@@ -140,6 +140,39 @@ pub fn call_whole(
     }))
 }
 
+/// A POST that goes on while it is answered: after its head, and then after each
+/// piece of the answer, the next of these leaves; the last ends the request.
+pub fn call_by_turns(
+    port: u16,
+    path: &str,
+    headers: &[(&str, &str)],
+    pieces: &[&'static str],
+) -> Reply {
+    let request = post(path, headers);
+    runtime().block_on(limited(async {
+        let (mut client, driver) = connect(port).await?;
+        let (response, mut send) = client.send_request(request, false)?;
+        let mut reply = Reply::default();
+        let (head, mut stream) = response.await?.into_parts();
+        reply.status = head.status.as_u16();
+        reply.headers = head.headers;
+        for (index, piece) in pieces.iter().enumerate() {
+            let end = index + 1 == pieces.len();
+            send.send_data(Bytes::from_static(piece.as_bytes()), end)?;
+            let Some(data) = stream.data().await else { break };
+            let data = data?;
+            let _ = stream.flow_control().release_capacity(data.len());
+            reply.body.extend_from_slice(&data);
+        }
+        while let Some(data) = stream.data().await {
+            reply.body.extend_from_slice(&data?);
+        }
+        reply.trailers = stream.trailers().await?;
+        driver.abort();
+        Ok(reply)
+    }))
+}
+
 fn post(path: &str, headers: &[(&str, &str)]) -> Request<()> {
     let mut request = Request::builder().method("POST").uri(format!("http://h.example{path}"));
     for (name, value) in headers {

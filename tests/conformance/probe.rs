@@ -209,6 +209,18 @@ impl<'a> Probe<'a> {
         }
     }
 
+    /// Notes all counters and gauges of a used cluster that differ from `before`, but
+    /// for those of Envoy's codecs (S04/codecs).
+    pub fn note_changes(&mut self, filter: &str, before: &BTreeMap<String, u64>) {
+        for (name, after) in self.stats(filter) {
+            let change = after as i64 - before.get(&name).copied().unwrap_or(0) as i64;
+            let told = name.contains(".http2.") || name.ends_with(".membership_change");
+            if change != 0 && !told {
+                self.note("changed", format!("{name} {change:+}"));
+            }
+        }
+    }
+
     /// Notes how counters and gauges differ from `before`, of those in `names`.
     pub fn note_stats(
         &mut self,

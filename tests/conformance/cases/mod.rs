@@ -2,6 +2,8 @@
 
 mod bridges;
 mod clusters;
+mod combined;
+mod connecting;
 mod discovery;
 mod dns;
 mod drain;
@@ -53,6 +55,8 @@ pub fn all() -> Vec<Case> {
         timeouts::cases(),
         bridges::cases(),
         clusters::cases(),
+        combined::cases(),
+        connecting::cases(),
         discovery::cases(),
         dns::cases(),
         early::cases(),
