@@ -250,6 +250,22 @@ mod tests {
     }
 
     #[test]
+    fn buckets_are_told_by_bound_or_as_filled() {
+        let histogram = Histogram::default();
+        for ms in [0, 7, 8, 9_999_999] {
+            histogram.record_ms(ms);
+        }
+        let buckets = Buckets::of([&histogram].into_iter());
+        let counts =
+            |disjoint| -> Vec<u64> { buckets.by_bound(disjoint).map(|(_, n)| n).take(5).collect() };
+        assert_eq!(counts(false), [1, 1, 1, 3, 3]);
+        assert_eq!(counts(true), [1, 0, 0, 2, 0]);
+        assert_eq!(buckets.by_bound(false).last(), Some((3_600_000.0, 3)));
+        let filled: Vec<_> = buckets.filled().collect();
+        assert_eq!(filled, [(0.0, 0.5, 1), (5.0, 5.0, 2), (3_600_000.0, 0.0, 1)]);
+    }
+
+    #[test]
     fn selection_follows_the_parameters() {
         let select = |query: &str| Selection::from_query(&Query::parse(query));
         let takes = |query: &str, name: &str, kind, n| {
