@@ -209,13 +209,12 @@ impl<'a> Probe<'a> {
         }
     }
 
-    /// Notes all counters and gauges of a used cluster that differ from `before`, but
-    /// for those of Envoy's codecs (S04/codecs).
+    /// Notes all counters and gauges of a cluster's connections and requests that
+    /// differ from `before`.
     pub fn note_changes(&mut self, filter: &str, before: &BTreeMap<String, u64>) {
         for (name, after) in self.stats(filter) {
             let change = after as i64 - before.get(&name).copied().unwrap_or(0) as i64;
-            let told = name.contains(".http2.") || name.ends_with(".membership_change");
-            if change != 0 && !told {
+            if change != 0 && name.contains(".upstream_") {
                 self.note("changed", format!("{name} {change:+}"));
             }
         }
