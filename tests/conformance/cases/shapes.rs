@@ -275,9 +275,9 @@ fn refused(id: &'static str, targets: &'static [&'static str]) -> Case {
                 }
             }
             p.note(target, seen.join(" | "));
-            // protobuf begins its text format with a remark of varying blanks.
-            let body = body.replace("goo.gle/debugonly", "");
-            let words: Vec<&str> = body.split_whitespace().collect();
+            // protobuf begins its text format with a remark that varies.
+            let words = body.split_whitespace().filter(|word| !word.starts_with("goo.gle/"));
+            let words: Vec<&str> = words.collect();
             p.note("body", if body.starts_with('{') { "(JSON)".into() } else { words.join(" ") });
         }
     })
