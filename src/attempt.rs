@@ -32,8 +32,9 @@ pub(crate) enum Verdict {
 
 /// How an attempt ended.
 pub(crate) enum Ended {
-    /// The answer has left, with so many body bytes.
-    Complete(u64),
+    /// The answer has left, with so many body bytes; `whole` if the request had
+    /// come in full by then.
+    Complete { sent: u64, whole: bool },
     /// The verdict was to retry; `whole` if nothing was to come or to go any more.
     Retry { whole: bool },
     /// The verdict was to decline.
@@ -114,10 +115,10 @@ impl Attempt<'_> {
         let asks_upgrade = kind == Body::Tunnel;
         let ended = self.exchange(&mut *up, ends, kind, on_head).await;
         match ended {
-            Ended::Complete(_) | Ended::Retry { .. } if up.is_reusable() => {
+            Ended::Complete { .. } | Ended::Retry { .. } if up.is_reusable() => {
                 self.worker.pools.give_back(purpose, up);
             }
-            Ended::Complete(_) if !asks_upgrade => {}
+            Ended::Complete { whole: true, .. } if !asks_upgrade => {}
             _ => up.cut(),
         }
         drop(permit);
@@ -145,7 +146,7 @@ impl Attempt<'_> {
         };
         let _active = Running::new(stats);
         let ended = self.exchange(&mut up, ends, kind, on_head).await;
-        if !matches!(ended, Ended::Complete(_)) {
+        if !matches!(ended, Ended::Complete { whole: true, .. }) {
             count_reset(stats, &ended);
         }
         ended
@@ -223,7 +224,7 @@ impl Attempt<'_> {
         let ended = exchange.body(*down, up, body, idle).await;
         let sent = exchange.sent;
         match ended {
-            Ok(()) => Ended::Complete(sent),
+            Ok(()) => Ended::Complete { sent, whole: exchange.request_sent() || body.complete },
             Err(failure) => Ended::Failed { failure, started: true, sent },
         }
     }
@@ -250,10 +251,11 @@ fn count_reset(stats: &ClusterShard, ended: &Ended) {
             stats.upstream_rq_rx_reset.inc();
         }
         Ended::Failed { failure: Failure::Upstream(UpstreamError::ProtocolError), .. }
-        | Ended::Retry { whole: false } => stats.upstream_rq_tx_reset.inc(),
+        | Ended::Retry { whole: false }
+        | Ended::Complete { whole: false, .. } => stats.upstream_rq_tx_reset.inc(),
         Ended::Failed { failure: Failure::Upstream(_), .. } => {}
         Ended::Failed { .. } => stats.upstream_rq_tx_reset.inc(),
-        Ended::Complete(_) | Ended::Retry { whole: true } | Ended::Declined => {}
+        Ended::Complete { .. } | Ended::Retry { .. } | Ended::Declined => {}
     }
 }
 

@@ -317,17 +317,35 @@ impl RequestBody {
         }
     }
 
-    /// While a retry waits, or a connection: goes on reading, within the replay
-    /// limit, and notices when the client leaves.
+    /// While the upstream takes nothing: reads the body's beginning, within the
+    /// replay limit; true if something came. Whether a request is complete decides
+    /// what becomes of its connection should it be answered now.
+    #[cold]
+    fn read_ahead<D: Downstream>(
+        &mut self,
+        down: &mut D,
+        cx: &mut Context<'_>,
+    ) -> Result<bool, DownstreamError> {
+        let mut moved = false;
+        while !self.complete && self.kept < REPLAY_LIMIT / 2 {
+            match self.poll_receive(down, cx) {
+                Poll::Ready(received) => received?,
+                Poll::Pending => break,
+            }
+            moved = true;
+        }
+        Ok(moved)
+    }
+
+    /// While a retry waits, or a connection: goes on reading, as
+    /// [`RequestBody::read_ahead`], and notices when the client leaves.
     pub(crate) fn poll_idle<D: Downstream>(
         &mut self,
         down: &mut D,
         cx: &mut Context<'_>,
     ) -> Poll<DownstreamError> {
-        while !self.complete && self.kept < REPLAY_LIMIT / 2 {
-            if let Err(e) = ready!(self.poll_receive(down, cx)) {
-                return Poll::Ready(e);
-            }
+        if let Err(e) = self.read_ahead(down, cx) {
+            return Poll::Ready(e);
         }
         if self.complete {
             return down.poll_gone(cx);
@@ -508,7 +526,10 @@ impl Exchange {
                     self.write_failed = Some(e);
                     return Ok(moved);
                 }
-                Poll::Pending => break,
+                Poll::Pending => {
+                    moved |= body.read_ahead(down, cx)?;
+                    break;
+                }
             }
             match body.poll_next(down, cx) {
                 Poll::Ready(Some(Ok(data))) => up.send_data(data),

@@ -37,6 +37,10 @@ pub(crate) struct Record<'r> {
     pub(crate) replied: bool,
     /// The answer is in the statistics already.
     pub(crate) counted: bool,
+    /// That was before its request was complete.
+    pub(crate) early: bool,
+    /// It was counted as reset.
+    pub(crate) reset: bool,
     /// The connection ends with this answer.
     pub(crate) close: bool,
     /// When the upstream's head came.
@@ -72,6 +76,8 @@ impl<'r> Record<'r> {
             received: 0,
             replied: false,
             counted: false,
+            early: false,
+            reset: false,
             close: false,
             first_byte: None,
             route: None,

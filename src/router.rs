@@ -365,12 +365,13 @@ impl<'s, D: Downstream> Stream<'s, D> {
                     }
                     let close = !keep_alive || !body.complete || tail.connection.draining();
                     record.close = close;
+                    record.early = !body.complete;
                     down.send_head(answer, kind, close)?;
                     Ok(Verdict::Forward)
                 })
                 .await;
             match ended {
-                Ended::Complete(sent) => {
+                Ended::Complete { sent, .. } => {
                     self.record.sent = sent;
                     self.finished(chosen, target);
                     return if self.record.close { Fate::Close } else { Fate::KeepAlive };

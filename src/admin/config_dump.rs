@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::SystemTime;
 
 use http::StatusCode;
+use prost_reflect::MessageDescriptor;
 use regex::Regex;
 use serde_json::{Map, Value, json};
 
@@ -14,6 +15,7 @@ use super::AdminOps;
 use super::ops::ToJson;
 use super::query::Query;
 use super::reply::{JSON, PLAIN, Reply, pieces, pretty_at};
+use crate::config::descriptors;
 use crate::model::{RawResource, ResourceSet};
 use crate::plane::Plane;
 
@@ -59,8 +61,14 @@ enum Wrap {
 /// What the parameters ask for.
 struct Asked {
     resource: Option<String>,
-    mask: Option<Vec<Vec<String>>>,
+    mask: Option<Mask>,
     name: Option<Regex>,
+}
+
+/// `?mask=`
+struct Mask {
+    text: String,
+    paths: Vec<Vec<String>>,
 }
 
 /// Answers `/config_dump`.
@@ -80,13 +88,20 @@ pub(super) fn reply(plane: &Plane, ops: &AdminOps, query: &Query) -> Reply {
                 "bootstrap is not a repeated field. Use ?mask=bootstrap to get only this field";
             return Reply::whole(StatusCode::BAD_REQUEST, PLAIN, text.to_owned());
         }
-        let Some(texts) = resource_texts(sections, resource, &asked, &to_json) else {
-            let text = format!("{resource} not found in config dump");
-            return Reply::whole(StatusCode::NOT_FOUND, PLAIN, text);
+        let texts = match resource_texts(sections, resource, &asked, &to_json) {
+            Ok(texts) => texts,
+            Err((status, text)) => return Reply::whole(status, PLAIN, text),
         };
         texts.into_iter().map(|text| vec![Part::Text(text)]).collect()
     } else if let Some(mask) = &asked.mask {
-        let texts = masked_texts(sections, mask, &to_json);
+        let texts = masked_texts(sections, &mask.paths, &to_json);
+        if texts.is_empty() {
+            let text = format!(
+                "FieldMask {} could not be successfully applied to any configs.",
+                mask.text
+            );
+            return Reply::whole(StatusCode::BAD_REQUEST, PLAIN, text);
+        }
         texts.into_iter().map(|text| vec![Part::Text(text)]).collect()
     } else {
         sections.into_iter().map(|section| section.into_parts(&to_json)).collect()
@@ -113,8 +128,9 @@ impl Asked {
                 format!("INVALID_ARGUMENT: Error while parsing name_regex from {pattern}: {reason}")
             })
         });
-        let mask = query.first("mask").filter(|mask| !mask.is_empty()).map(|mask| {
-            mask.split(',').map(|p| p.split('.').map(str::to_owned).collect()).collect()
+        let mask = query.first("mask").filter(|mask| !mask.is_empty()).map(|mask| Mask {
+            text: mask.to_owned(),
+            paths: mask.split(',').map(|p| p.split('.').map(str::to_owned).collect()).collect(),
         });
         let resource = query.first("resource").filter(|r| !r.is_empty()).map(str::to_owned);
         Ok(Self { resource, mask, name: name.transpose()? })
@@ -386,33 +402,67 @@ const EMPTY_FIELDS: [&str; 4] = [
     "dynamic_scoped_route_configs",
 ];
 
-/// `?resource=`: the elements of one field; none if no section has it.
+/// True if the path leads to a field of this message, not into a list (protobuf:
+/// `FieldMaskUtil::IsValidPath`).
+fn leads(path: &[String], message: Option<MessageDescriptor>) -> bool {
+    let Some((first, rest)) = path.split_first() else { return true };
+    let Some(field) = message.and_then(|message| message.get_field_by_name(first)) else {
+        return false;
+    };
+    let below =
+        if field.is_list() || field.is_map() { None } else { field.kind().as_message().cloned() };
+    leads(rest, below)
+}
+
+/// The same of an element, where a path leads through the resource that it holds.
+fn leads_in(path: &[String], type_name: &str, element: &Value) -> bool {
+    let held = path.first().and_then(|first| element.get(first)?.get("@type")?.as_str());
+    match (held, &path[1..]) {
+        (Some(held), rest @ [_, ..]) => leads(rest, descriptors::message(held)),
+        _ => leads(path, descriptors::message(type_name)),
+    }
+}
+
+/// `?resource=`: the elements of one field.
+///
+/// # Errors
+/// Status and text: no section has it, or the mask fits none.
 fn resource_texts(
     sections: Vec<Section>,
     resource: &str,
     asked: &Asked,
     to_json: &ToJson,
-) -> Option<Vec<String>> {
+) -> Result<Vec<String>, (StatusCode, String)> {
     let kinds = sections.into_iter().flat_map(|s| s.fields.into_iter().map(move |f| (s.kind, f)));
     let found = kinds.into_iter().find(|(_, f)| f.repeated && f.name == resource);
     let Some((kind, field)) = found else {
-        return EMPTY_FIELDS.contains(&resource).then(Vec::new);
+        let text = || format!("{resource} not found in config dump");
+        let is_empty = EMPTY_FIELDS.contains(&resource);
+        return is_empty.then(Vec::new).ok_or_else(|| (StatusCode::NOT_FOUND, text()));
     };
     let type_name = format!("envoy.admin.v3.{kind}.{}", field.element);
     let values = field.entries.into_iter().map(|entry| {
         let value = typed(&type_name, entry.into_json(to_json));
-        let value = match &asked.mask {
-            Some(mask) => masked(value, mask),
-            None => value,
-        };
-        pretty_at(2, &value)
+        let Some(mask) = &asked.mask else { return Ok(pretty_at(2, &value)) };
+        if !mask.paths.iter().all(|path| leads_in(path, &type_name, &value)) {
+            // A message in protobuf's text format.
+            let paths = mask.text.split(',').map(|path| format!("paths: \"{path}\"\n"));
+            let paths: String = paths.collect();
+            let text = format!("FieldMask {paths} could not be successfully used.");
+            return Err((StatusCode::BAD_REQUEST, text));
+        }
+        Ok(pretty_at(2, &masked(value, &mask.paths)))
     });
-    Some(values.collect())
+    values.collect()
 }
 
-/// With a mask: the sections that it leaves something of.
+/// With a mask: the sections of which each of its paths names a field.
 fn masked_texts(sections: Vec<Section>, mask: &[Vec<String>], to_json: &ToJson) -> Vec<String> {
-    let values = sections.into_iter().filter_map(|section| {
+    let fits = |section: &Section| {
+        let message = descriptors::message(&format!("envoy.admin.v3.{}", section.kind));
+        mask.iter().all(|path| leads(path, message.clone()))
+    };
+    let values = sections.into_iter().filter(fits).map(|section| {
         let mut value = section.head();
         for field in section.fields {
             let entries = field.entries.into_iter().map(|entry| entry.into_json(to_json));
@@ -423,9 +473,7 @@ fn masked_texts(sections: Vec<Section>, mask: &[Vec<String>], to_json: &ToJson) 
                 value.extend(entries.into_iter().filter_map(into_object).flatten());
             }
         }
-        let value = masked(Value::Object(value), mask);
-        let kept = value.as_object().is_some_and(|fields| fields.len() > 1);
-        kept.then(|| pretty_at(2, &value))
+        pretty_at(2, &masked(Value::Object(value), mask))
     });
     values.collect()
 }

@@ -8,7 +8,7 @@ use regex::Regex;
 use super::metrics::json::Json;
 use super::metrics::prometheus::Exposition;
 use super::metrics::text::{Text, Walk};
-use super::metrics::{Selection, cluster, fixed};
+use super::metrics::{HistogramForm, Selection, cluster, fixed};
 use super::ops::DrainRequest;
 use super::query::Query;
 use super::reply::{JSON, Reply, TEXT};
@@ -36,6 +36,10 @@ struct Call<'a> {
 const FILTER: (&str, &str) = ("filter", "Regular expression for filtering stats");
 const USED: (&str, &str) =
     ("usedonly", "Only include stats that have been written by system since restart");
+const BUCKETS: (&str, &str) = (
+    "histogram_buckets",
+    "Histogram bucket display mode; One of (cumulative, disjoint, detailed, summary)",
+);
 const INVERT: (&str, &str) = ("invert_filter", "Invert the filter regex");
 
 /// Sorted by path, as `/help` prints them.
@@ -226,6 +230,7 @@ const PATHS: &[Path] = &[
             FILTER,
             INVERT,
             ("format", "Format to use; One of (text, json, prometheus)"),
+            BUCKETS,
             (
                 "type",
                 "Stat types to include.; One of (All, Counters, Histograms, Gauges, TextReadouts)",
@@ -237,7 +242,7 @@ const PATHS: &[Path] = &[
         path: "/stats/prometheus",
         post: false,
         help: "print server stats in prometheus format",
-        parameters: &[USED, FILTER, INVERT],
+        parameters: &[USED, FILTER, INVERT, BUCKETS],
         handler: prometheus,
     },
 ];
@@ -353,11 +358,17 @@ fn stats(call: &Call<'_>) -> Reply {
         Ok(selection) => selection,
         Err(text) => return Reply::error(StatusCode::BAD_REQUEST, text),
     };
+    let form = match HistogramForm::from_query(&call.query) {
+        Ok(form) => form.unwrap_or(HistogramForm::Summary),
+        Err(text) => return Reply::error(StatusCode::BAD_REQUEST, text),
+    };
     let walk = || Walk::new(call.plane, selection);
     match format {
-        "json" => Reply::streamed(JSON, Box::new(Json::new(walk()))),
+        "json" => Reply::streamed(JSON, Box::new(Json::new(walk(), form))),
         // Envoy's pages for people; the text says the same.
-        "" | "text" | "html" | "active-html" => Reply::streamed(TEXT, Box::new(Text(walk()))),
+        "" | "text" | "html" | "active-html" => {
+            Reply::streamed(TEXT, Box::new(Text { walk: walk(), form }))
+        }
         _ => Reply::error(
             StatusCode::BAD_REQUEST,
             "usage: /stats?format=(html|active-html|json|prometheus|text)\n\n",
@@ -366,9 +377,19 @@ fn stats(call: &Call<'_>) -> Reply {
 }
 
 fn prometheus(call: &Call<'_>) -> Reply {
-    match Selection::from_query(&call.query) {
-        Ok(selection) => {
-            let exposition = Exposition::new(call.plane, &call.ops.seldon, selection);
+    let asked = Selection::from_query(&call.query)
+        .and_then(|selection| Ok((selection, HistogramForm::from_query(&call.query)?)));
+    let summaries = |form| match form {
+        None | Some(HistogramForm::Cumulative) => Ok(false),
+        Some(HistogramForm::Summary) => Ok(true),
+        Some(HistogramForm::Disjoint | HistogramForm::Detailed) => {
+            Err("unsupported prometheus histogram bucket mode".to_owned())
+        }
+    };
+    match asked.and_then(|(selection, form)| Ok((selection, summaries(form)?))) {
+        Ok((selection, summaries)) => {
+            let seldon = &call.ops.seldon;
+            let exposition = Exposition::new(call.plane, seldon, selection, summaries);
             Reply::streamed(TEXT, Box::new(exposition))
         }
         Err(text) => Reply::error(StatusCode::BAD_REQUEST, text),

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::connection::Connection;
 use super::frame::{self, FrameHead, HEAD_LEN, MAX_PAYLOAD, Reason, flag, kind};
 use super::hpack::Encoder;
-use super::stream::Ended;
+use super::stream::{Ended, Stream};
 use super::{Trailers, connection::Role};
 use crate::headers::{HeaderId, Headers, RequestHead, ResponseHead, Scheme};
 
@@ -84,20 +84,26 @@ impl Connection {
         }
     }
 
+    /// A stream on which something may still be sent.
+    fn open_outward(&mut self, key: usize) -> Option<&mut Stream> {
+        self.streams.at(key).filter(|stream| !stream.closed && !stream.sent_end)
+    }
+
     /// Queues a piece of body with its stream; [`Connection::push`] sends it.
     pub(crate) fn send_data(&mut self, key: usize, data: Bytes) {
         if data.is_empty() {
             return;
         }
-        if let Some(stream) = self.streams.at(key).filter(|stream| !stream.closed) {
+        if let Some(stream) = self.open_outward(key) {
             stream.out_len += data.len();
             stream.outbox.push_back(data);
         }
     }
 
-    /// Queues the end of a stream's body; [`Connection::push`] sends it.
+    /// Queues the end of a stream's body, unless its head was all;
+    /// [`Connection::push`] sends it.
     pub(crate) fn finish(&mut self, key: usize, trailers: Option<Trailers>) {
-        if let Some(stream) = self.streams.at(key).filter(|stream| !stream.closed) {
+        if let Some(stream) = self.open_outward(key) {
             stream.out_end = Some(trailers);
         }
     }

@@ -250,9 +250,29 @@ impl Format {
         } else {
             self.render(context, &mut text);
         }
-        // Serialising a string into memory cannot fail.
-        let _ = serde_json::to_writer(out, &String::from_utf8_lossy(&text));
+        json_text(&text, out);
     }
+}
+
+/// Appends a JSON string. Of bytes that are not UTF-8, Envoy escapes all but plain
+/// ASCII by their numbers.
+fn json_text(text: &[u8], out: &mut Vec<u8>) {
+    use std::io::Write;
+    // Serialising a string, and writing, into memory cannot fail.
+    if let Ok(text) = std::str::from_utf8(text) {
+        let _ = serde_json::to_writer(out, text);
+        return;
+    }
+    out.push(b'"');
+    for &byte in text {
+        match byte {
+            b'"' | b'\\' | ..b' ' | 0x7f.. => {
+                let _ = write!(out, "\\u{byte:04x}");
+            }
+            plain => out.push(plain),
+        }
+    }
+    out.push(b'"');
 }
 
 /// `%NAME(argument):LENGTH%` taken apart.

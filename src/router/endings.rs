@@ -69,6 +69,7 @@ impl<D: Downstream> Stream<'_, D> {
             Failure::Downstream(e) => {
                 self.record.left(e);
                 shard.downstream_rq_rx_reset.inc();
+                self.record.reset = true;
                 self.down.abort();
                 self.finished(chosen, target);
                 return Fate::Abort;
@@ -91,6 +92,7 @@ impl<D: Downstream> Stream<'_, D> {
         // Envoy's own reset comes back to it from its codec.
         shard.downstream_rq_tx_reset.inc();
         shard.downstream_rq_rx_reset.inc();
+        self.record.reset = true;
         // HTTP/2 drops what is queued when it resets: its connection's task gets
         // one turn to write.
         let _ = std::future::poll_fn(|cx| std::task::Poll::Ready(self.down.poll_flush(cx))).await;
@@ -218,6 +220,7 @@ impl<D: Downstream> Stream<'_, D> {
             || (!self.body.complete && !self.received.http2)
             || self.connection.draining();
         self.record.replied = true;
+        self.record.early = !self.body.complete;
         let empty = body.is_empty();
         let kind = if empty { Body::Empty } else { Body::Length(body.len() as u64) };
         // Who grants an upgrade does not speak of the connection's end.
@@ -268,14 +271,12 @@ impl<D: Downstream> Stream<'_, D> {
                 shard.replied(self.record.status);
             }
             shard.downstream_rq_time.record(self.record.started.elapsed());
-            if !self.body.complete {
+            if self.record.early {
                 shard.downstream_rq_response_before_rq_complete.inc();
-                // The connection ends under the rest of the request.
-                if !self.received.http2
-                    && !self.record.flags.has(ResponseFlag::DownstreamConnectionTermination)
-                {
-                    shard.downstream_rq_rx_reset.inc();
-                }
+            }
+            // The connection, or the stream, ends under the rest of the request.
+            if !self.body.complete && !self.record.reset {
+                shard.downstream_rq_rx_reset.inc();
             }
         }
         self.tap();

@@ -13,6 +13,7 @@ use tokio::runtime::Runtime;
 
 use crate::client::{masked, show};
 use crate::oracle::LOOPBACK;
+use crate::upstream::Gate;
 
 const LIMIT: Duration = Duration::from_secs(20);
 /// How long raw frames are collected.
@@ -81,13 +82,111 @@ pub fn call(
     }
     let request = request.body(()).expect("a valid request");
     let body = body.map(Bytes::copy_from_slice);
-    runtime().block_on(async move {
-        match tokio::time::timeout(LIMIT, exchange(port, request, body)).await {
-            Ok(Ok(reply)) => reply,
-            Ok(Err(error)) => Reply { error: Some(say(&error)), ..Reply::default() },
-            Err(_) => Reply { error: Some("no reply".to_owned()), ..Reply::default() },
+    runtime().block_on(limited(exchange(port, request, body)))
+}
+
+/// A request that never ends: a POST whose head alone is sent. The reply, and how
+/// its stream ends within a while after it.
+pub fn call_unfinished(port: u16, path: &str, headers: &[(&str, &str)]) -> (Reply, String) {
+    let request = post(path, headers);
+    let ended = Arc::new(Mutex::new("not at all".to_owned()));
+    let reply = runtime().block_on(limited(async {
+        let (mut client, driver) = connect(port).await?;
+        let (response, mut send) = client.send_request(request, false)?;
+        let reply = read(response).await;
+        let reset = std::future::poll_fn(|cx| send.poll_reset(cx));
+        if let Ok(reset) = tokio::time::timeout(RAW_LIMIT, reset).await {
+            *ended.lock().unwrap() = match reset {
+                Ok(reason) => format!("reset {reason:?}"),
+                Err(error) => say(&error),
+            };
         }
-    })
+        driver.abort();
+        reply
+    }));
+    let ended = ended.lock().unwrap().clone();
+    (reply, ended)
+}
+
+/// A POST with this body. `taken` is called once the proxy has all of it.
+pub fn call_whole(
+    port: u16,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Bytes,
+    taken: impl FnOnce(),
+) -> Reply {
+    let request = post(path, headers);
+    runtime().block_on(limited(async {
+        let stream = dial(port).await;
+        let (mut client, mut connection) = h2::client::handshake(stream).await?;
+        let mut pings = connection.ping_pong().expect("it was not asked for before");
+        let driver = tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        let (response, mut send) = client.send_request(request, false)?;
+        send.reserve_capacity(body.len());
+        while send.capacity() < body.len() {
+            let room = std::future::poll_fn(|cx| send.poll_capacity(cx)).await;
+            room.expect("the stream is open")?;
+        }
+        send.send_data(body, true)?;
+        // The answer to a PING behind it says that it was read.
+        pings.ping(h2::Ping::opaque()).await?;
+        taken();
+        let reply = read(response).await;
+        driver.abort();
+        reply
+    }))
+}
+
+/// A POST that goes on while it is answered: after its head, and then after each
+/// piece of the answer, the next of these leaves; the last ends the request.
+pub fn call_by_turns(
+    port: u16,
+    path: &str,
+    headers: &[(&str, &str)],
+    pieces: &[&'static str],
+) -> Reply {
+    let request = post(path, headers);
+    runtime().block_on(limited(async {
+        let (mut client, driver) = connect(port).await?;
+        let (response, mut send) = client.send_request(request, false)?;
+        let mut reply = Reply::default();
+        let (head, mut stream) = response.await?.into_parts();
+        reply.status = head.status.as_u16();
+        reply.headers = head.headers;
+        for (index, piece) in pieces.iter().enumerate() {
+            let end = index + 1 == pieces.len();
+            send.send_data(Bytes::from_static(piece.as_bytes()), end)?;
+            let Some(data) = stream.data().await else { break };
+            let data = data?;
+            let _ = stream.flow_control().release_capacity(data.len());
+            reply.body.extend_from_slice(&data);
+        }
+        while let Some(data) = stream.data().await {
+            reply.body.extend_from_slice(&data?);
+        }
+        reply.trailers = stream.trailers().await?;
+        driver.abort();
+        Ok(reply)
+    }))
+}
+
+fn post(path: &str, headers: &[(&str, &str)]) -> Request<()> {
+    let mut request = Request::builder().method("POST").uri(format!("http://h.example{path}"));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.body(()).expect("a valid request")
+}
+
+async fn limited(reply: impl Future<Output = Result<Reply, h2::Error>>) -> Reply {
+    match tokio::time::timeout(LIMIT, reply).await {
+        Ok(Ok(reply)) => reply,
+        Ok(Err(error)) => Reply { error: Some(say(&error)), ..Reply::default() },
+        Err(_) => Reply { error: Some("no reply".to_owned()), ..Reply::default() },
+    }
 }
 
 fn say(error: &h2::Error) -> String {
@@ -106,16 +205,33 @@ async fn exchange(
     request: Request<()>,
     body: Option<Bytes>,
 ) -> Result<Reply, h2::Error> {
-    let stream =
-        tokio::net::TcpStream::connect((LOOPBACK, port)).await.expect("the listener is open");
-    let (mut client, connection) = h2::client::handshake(stream).await?;
-    let driver = tokio::spawn(async move {
-        let _ = connection.await;
-    });
+    let (mut client, driver) = connect(port).await?;
     let (response, mut send) = client.send_request(request, body.is_none())?;
     if let Some(body) = body {
         send.send_data(body, true)?;
     }
+    let reply = read(response).await?;
+    drop(client);
+    driver.abort();
+    Ok(reply)
+}
+
+async fn dial(port: u16) -> tokio::net::TcpStream {
+    tokio::net::TcpStream::connect((LOOPBACK, port)).await.expect("the listener is open")
+}
+
+/// A connection, and the task that moves its bytes.
+async fn connect(
+    port: u16,
+) -> Result<(h2::client::SendRequest<Bytes>, tokio::task::JoinHandle<()>), h2::Error> {
+    let (client, connection) = h2::client::handshake(dial(port).await).await?;
+    let driver = tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    Ok((client, driver))
+}
+
+async fn read(response: h2::client::ResponseFuture) -> Result<Reply, h2::Error> {
     let (head, mut stream) = response.await?.into_parts();
     let mut reply = Reply {
         status: head.status.as_u16(),
@@ -139,8 +255,6 @@ async fn exchange(
         Ok(trailers) => reply.trailers = trailers,
         Err(error) => reply.error = Some(say(&error)),
     }
-    drop(client);
-    driver.abort();
     Ok(reply)
 }
 
@@ -159,6 +273,8 @@ pub enum Act {
     Trailers(Vec<(&'static str, &'static str)>),
     Reset(Reason),
     Wait(Duration),
+    /// Wait until the gate is opened.
+    Gate(Gate),
 }
 
 /// A request as received.
@@ -295,6 +411,10 @@ async fn answer(
             }
             Act::Wait(time) => {
                 tokio::time::sleep(time).await;
+                false
+            }
+            Act::Gate(gate) => {
+                let _ = tokio::task::spawn_blocking(move || gate.wait()).await;
                 false
             }
             Act::Reset(reason) => {

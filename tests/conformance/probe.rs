@@ -209,6 +209,17 @@ impl<'a> Probe<'a> {
         }
     }
 
+    /// Notes all counters and gauges of a cluster's connections and requests that
+    /// differ from `before`.
+    pub fn note_changes(&mut self, filter: &str, before: &BTreeMap<String, u64>) {
+        for (name, after) in self.stats(filter) {
+            let change = after as i64 - before.get(&name).copied().unwrap_or(0) as i64;
+            if change != 0 && name.contains(".upstream_") {
+                self.note("changed", format!("{name} {change:+}"));
+            }
+        }
+    }
+
     /// Notes how counters and gauges differ from `before`, of those in `names`.
     pub fn note_stats(
         &mut self,

@@ -4,12 +4,13 @@ use bytes::Bytes;
 use serde_json::json;
 
 use super::text::{Line, Walk};
-use super::{Buckets, QUANTILES, Value};
+use super::{Buckets, HistogramForm, QUANTILES, Value};
 use crate::admin::reply::PIECE_BYTES;
 
 /// `{"stats":[...]}` in pieces.
 pub(in crate::admin) struct Json {
     walk: Walk,
+    form: HistogramForm,
     stage: Stage,
 }
 
@@ -25,8 +26,8 @@ enum Stage {
 }
 
 impl Json {
-    pub(in crate::admin) fn new(walk: Walk) -> Self {
-        Self { walk, stage: Stage::Start }
+    pub(in crate::admin) fn new(walk: Walk, form: HistogramForm) -> Self {
+        Self { walk, form, stage: Stage::Start }
     }
 
     fn write(&mut self, line: &Line, out: &mut String) {
@@ -43,23 +44,50 @@ impl Json {
                 if std::mem::replace(histograms, true) {
                     out.push(',');
                 } else {
-                    let quantiles = QUANTILES.map(|q| q.to_string()).join(",");
-                    *out += &format!(
-                        "{comma}{{\"histograms\":{{\"supported_quantiles\":[{quantiles}],\
-                         \"computed_quantiles\":["
-                    );
+                    *out += &format!("{comma}{{\"histograms\":{}", opening(self.form));
                 }
-                *out += &computed(name, buckets).to_string();
+                *out += &told(name, buckets, self.form).to_string();
             }
         }
     }
 }
 
-/// Quantiles since start; there are no intervals here.
-fn computed(name: &str, buckets: &Buckets) -> serde_json::Value {
-    let values =
-        QUANTILES.map(|q| json!({"cumulative": buckets.quantile(q / 100.0), "interval": null}));
-    json!({"name": name, "values": values})
+/// What stands before the first histogram.
+fn opening(form: HistogramForm) -> String {
+    let quantiles = QUANTILES.map(|q| q.to_string()).join(",");
+    match form {
+        HistogramForm::Summary => {
+            format!("{{\"supported_quantiles\":[{quantiles}],\"computed_quantiles\":[")
+        }
+        HistogramForm::Detailed => {
+            format!("{{\"supported_percentiles\":[{quantiles}],\"details\":[")
+        }
+        HistogramForm::Cumulative | HistogramForm::Disjoint => "[".to_owned(),
+    }
+}
+
+/// What there is since start; there are no intervals here.
+fn told(name: &str, buckets: &Buckets, form: HistogramForm) -> serde_json::Value {
+    let quantiles =
+        || QUANTILES.map(|q| json!({"cumulative": buckets.quantile(q / 100.0), "interval": null}));
+    match form {
+        HistogramForm::Summary => json!({"name": name, "values": quantiles()}),
+        HistogramForm::Cumulative | HistogramForm::Disjoint => {
+            let each = buckets.by_bound(form == HistogramForm::Disjoint);
+            let each = each
+                .map(|(bound, n)| json!({"upper_bound": bound, "interval": 0, "cumulative": n}));
+            json!({"name": name, "buckets": each.collect::<Vec<_>>()})
+        }
+        HistogramForm::Detailed => {
+            let filled = buckets
+                .filled()
+                .map(|(lower, width, n)| json!({"lower_bound": lower, "width": width, "count": n}));
+            json!({
+                "name": name, "totals": filled.collect::<Vec<_>>(), "intervals": [],
+                "percentiles": quantiles(),
+            })
+        }
+    }
 }
 
 impl Iterator for Json {
@@ -76,7 +104,11 @@ impl Iterator for Json {
             if let Some(lines) = self.walk.next_group() {
                 lines.iter().for_each(|line| self.write(line, &mut out));
             } else {
-                out.push_str(if histograms { "]}}]}" } else { "]}" });
+                out.push_str(match self.form {
+                    _ if !histograms => "]}",
+                    HistogramForm::Summary | HistogramForm::Detailed => "]}}]}",
+                    HistogramForm::Cumulative | HistogramForm::Disjoint => "]}]}",
+                });
                 self.stage = Stage::End;
             }
         }

@@ -82,6 +82,25 @@ impl Buckets {
         self.counts.iter().fold(0, |a, b| a.wrapping_add(*b))
     }
 
+    /// Per bound, how many values lie below it, or, if `disjoint`, between it and the
+    /// bound before. Envoy does not tell those above the last one.
+    pub(super) fn by_bound(&self, disjoint: bool) -> impl Iterator<Item = (f64, u64)> {
+        let mut below: u64 = 0;
+        BUCKETS_MS.into_iter().zip(self.counts).map(move |(bound, n)| {
+            below = if disjoint { n } else { below.wrapping_add(n) };
+            (bound, below)
+        })
+    }
+
+    /// The buckets that have values: lower bound, width, count.
+    pub(super) fn filled(&self) -> impl Iterator<Item = (f64, f64, u64)> {
+        let bounds = [&[0.0], &BUCKETS_MS[..]].concat();
+        let widths: Vec<f64> = bounds.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        let widths = widths.into_iter().chain([0.0]);
+        let all = bounds.into_iter().zip(widths).zip(self.counts);
+        all.map(|((lower, width), n)| (lower, width, n)).filter(|(_, _, n)| *n > 0)
+    }
+
     /// The value below which a share `q` (0 to 1) of the records lies,
     /// interpolated in its bucket; none without records.
     pub(super) fn quantile(&self, q: f64) -> Option<f64> {
@@ -106,6 +125,40 @@ impl Buckets {
         Some(lower)
     }
 }
+
+/// `?histogram_buckets=`: how histograms are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HistogramForm {
+    /// Quantiles.
+    Summary,
+    /// How many values lie below each bound.
+    Cumulative,
+    /// How many values lie between each bound and the one before.
+    Disjoint,
+    /// The buckets that have values, and quantiles.
+    Detailed,
+}
+
+impl HistogramForm {
+    /// What the query asks for; none: the format's own choice.
+    ///
+    /// # Errors
+    ///
+    /// The text of a 400.
+    pub(super) fn from_query(query: &Query) -> Result<Option<Self>, String> {
+        Ok(Some(match query.first("histogram_buckets") {
+            None | Some("" | "none" | "prometheusnative") => return Ok(None),
+            Some("summary") => Self::Summary,
+            Some("cumulative") => Self::Cumulative,
+            Some("disjoint") => Self::Disjoint,
+            Some("detailed") => Self::Detailed,
+            Some(_) => return Err(USAGE.to_owned()),
+        }))
+    }
+}
+
+const USAGE: &str =
+    "usage: /stats?histogram_buckets=(cumulative|disjoint|detailed|summary|prometheusnative)\n";
 
 /// The quantiles of `/stats`, in percent.
 pub(super) const QUANTILES: [f64; 10] =
@@ -194,6 +247,22 @@ mod tests {
         assert_eq!(buckets.quantile(0.25), Some(0.5));
         assert_eq!(buckets.quantile(0.5), Some(7.5));
         assert_eq!(buckets.quantile(1.0), Some(3_600_000.0));
+    }
+
+    #[test]
+    fn buckets_are_told_by_bound_or_as_filled() {
+        let histogram = Histogram::default();
+        for ms in [0, 7, 8, 9_999_999] {
+            histogram.record_ms(ms);
+        }
+        let buckets = Buckets::of([&histogram].into_iter());
+        let counts =
+            |disjoint| -> Vec<u64> { buckets.by_bound(disjoint).map(|(_, n)| n).take(5).collect() };
+        assert_eq!(counts(false), [1, 1, 1, 3, 3]);
+        assert_eq!(counts(true), [1, 0, 0, 2, 0]);
+        assert_eq!(buckets.by_bound(false).last(), Some((3_600_000.0, 3)));
+        let filled: Vec<_> = buckets.filled().collect();
+        assert_eq!(filled, [(0.0, 0.5, 1), (5.0, 5.0, 2), (3_600_000.0, 0.0, 1)]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::cluster::{Family, View};
 use super::fixed::{self, Stat};
-use super::{Buckets, Kind, Selection, Value, cluster};
+use super::{Buckets, Kind, QUANTILES, Selection, Value, cluster};
 use crate::admin::reply::PIECE_BYTES;
 use crate::model::ClusterSlot;
 use crate::plane::Plane;
@@ -18,6 +18,8 @@ use crate::stats::BUCKETS_MS;
 /// The exposition, one piece at a time.
 pub(in crate::admin) struct Exposition {
     selection: Selection,
+    /// Histograms as quantiles, not as buckets.
+    summaries: bool,
     clusters: Vec<Arc<ClusterSlot>>,
     /// `envoy_cluster_name="..."` of each cluster.
     cluster_labels: Vec<String>,
@@ -39,7 +41,12 @@ enum Step {
 
 impl Exposition {
     /// Takes the list of what there is; values are read while it is written.
-    pub(in crate::admin) fn new(plane: &Plane, seldon: &SeldonMetrics, by: Selection) -> Self {
+    pub(in crate::admin) fn new(
+        plane: &Plane,
+        seldon: &SeldonMetrics,
+        by: Selection,
+        summaries: bool,
+    ) -> Self {
         let families = Family::all();
         let stats = fixed::all(plane);
         let mut steps = Vec::new();
@@ -60,6 +67,7 @@ impl Exposition {
         });
         Self {
             selection: by,
+            summaries,
             cluster_labels: cluster_labels.collect(),
             clusters,
             families,
@@ -84,7 +92,14 @@ impl Exposition {
             Step::Fixed(range) => {
                 let Some(stat) = self.stats[range.clone()].get(item) else { return false };
                 if self.selection.takes(|| stat.name.clone(), stat.kind, &stat.value) {
-                    write_sample(&stat.key, stat.kind, &stat.labels, &stat.value, typed, out);
+                    self.write_keyed(
+                        &[&stat.key],
+                        stat.kind,
+                        &stat.labels,
+                        &stat.value,
+                        typed,
+                        out,
+                    );
                 }
             }
             Step::Seldon(family) => {
@@ -117,13 +132,40 @@ impl Exposition {
             }
             let key = ["cluster.", &family.key];
             match sample.label {
-                None => write_keyed(&key, family.kind, label, &sample.value, typed, out),
+                None => self.write_keyed(&key, family.kind, label, &sample.value, typed, out),
                 Some((own, value)) => {
                     let labels = format!("{own}=\"{value}\",{label}");
-                    write_keyed(&key, family.kind, &labels, &sample.value, typed, out);
+                    self.write_keyed(&key, family.kind, &labels, &sample.value, typed, out);
                 }
             }
         });
+    }
+
+    /// One statistic, with the family's TYPE line if it is the first.
+    fn write_keyed(
+        &self,
+        key: &[&str],
+        kind: Kind,
+        labels: &str,
+        value: &Value,
+        typed: &mut bool,
+        out: &mut String,
+    ) {
+        let name = &metric_name(key);
+        if !std::mem::replace(typed, true) {
+            let summary = kind == Kind::Histogram && self.summaries;
+            let kind = if summary { "summary" } else { kind.as_str() };
+            let _ = writeln!(out, "# TYPE {name} {kind}");
+        }
+        match value {
+            Value::Number(n) => {
+                let _ = writeln!(out, "{name}{{{labels}}} {n}");
+            }
+            Value::Histogram(buckets) if self.summaries => {
+                write_summary(name, labels, buckets, out);
+            }
+            Value::Histogram(buckets) => write_histogram(name, labels, buckets, out),
+        }
     }
 }
 
@@ -160,38 +202,6 @@ fn ranges(stats: &[Stat], kind: Kind) -> impl Iterator<Item = Range<usize>> {
         .map(|(_, range)| range)
 }
 
-fn write_sample(
-    key: &str,
-    kind: Kind,
-    labels: &str,
-    value: &Value,
-    typed: &mut bool,
-    out: &mut String,
-) {
-    write_keyed(&[key], kind, labels, value, typed, out);
-}
-
-/// One statistic, with the family's TYPE line if it is the first.
-fn write_keyed(
-    key: &[&str],
-    kind: Kind,
-    labels: &str,
-    value: &Value,
-    typed: &mut bool,
-    out: &mut String,
-) {
-    let name = &metric_name(key);
-    if !std::mem::replace(typed, true) {
-        let _ = writeln!(out, "# TYPE {name} {}", kind.as_str());
-    }
-    match value {
-        Value::Number(n) => {
-            let _ = writeln!(out, "{name}{{{labels}}} {n}");
-        }
-        Value::Histogram(buckets) => write_histogram(name, labels, buckets, out),
-    }
-}
-
 /// `envoy_` and the key, other characters than letters, digits and `_`
 /// replaced. What Envoy does not have keeps its own prefix.
 fn metric_name(key: &[&str]) -> String {
@@ -212,6 +222,16 @@ fn write_histogram(name: &str, labels: &str, buckets: &Buckets, out: &mut String
     }
     let (count, sum) = (buckets.count(), buckets.sum);
     let _ = writeln!(out, "{name}_bucket{{{labels}{comma}le=\"+Inf\"}} {count}");
+    let _ = writeln!(out, "{name}_sum{{{labels}}} {sum}\n{name}_count{{{labels}}} {count}");
+}
+
+fn write_summary(name: &str, labels: &str, buckets: &Buckets, out: &mut String) {
+    let comma = if labels.is_empty() { "" } else { "," };
+    for q in QUANTILES.map(|q| (q * 10.0).round() / 1000.0) {
+        let value = buckets.quantile(q).unwrap_or_default();
+        let _ = writeln!(out, "{name}{{{labels}{comma}quantile=\"{q}\"}} {value}");
+    }
+    let (count, sum) = (buckets.count(), buckets.sum);
     let _ = writeln!(out, "{name}_sum{{{labels}}} {sum}\n{name}_count{{{labels}}} {count}");
 }
 

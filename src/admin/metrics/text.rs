@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::cluster::{Family, View};
 use super::fixed::{self, Stat};
-use super::{Kind, QUANTILES, Selection, Value, cluster};
+use super::{Buckets, HistogramForm, Kind, QUANTILES, Selection, Value, cluster};
 use crate::admin::reply::PIECE_BYTES;
 use crate::model::ClusterSlot;
 use crate::plane::Plane;
@@ -119,7 +119,10 @@ impl Walk {
 }
 
 /// `/stats` as text.
-pub(in crate::admin) struct Text(pub(in crate::admin) Walk);
+pub(in crate::admin) struct Text {
+    pub(in crate::admin) walk: Walk,
+    pub(in crate::admin) form: HistogramForm,
+}
 
 impl Iterator for Text {
     type Item = Bytes;
@@ -127,14 +130,14 @@ impl Iterator for Text {
     fn next(&mut self) -> Option<Bytes> {
         let mut out = String::new();
         while out.len() < PIECE_BYTES {
-            let Some(lines) = self.0.next_group() else { break };
-            lines.iter().for_each(|line| write_line(line, &mut out));
+            let Some(lines) = self.walk.next_group() else { break };
+            lines.iter().for_each(|line| write_line(line, self.form, &mut out));
         }
         (!out.is_empty()).then(|| Bytes::from(out))
     }
 }
 
-fn write_line(line: &Line, out: &mut String) {
+fn write_line(line: &Line, form: HistogramForm, out: &mut String) {
     // Writing to a string cannot fail.
     let _ = match line {
         Line::Text(name, value) => writeln!(out, "{name}: \"{value}\""),
@@ -144,14 +147,47 @@ fn write_line(line: &Line, out: &mut String) {
             if buckets.count() == 0 {
                 out.push_str(" No recorded values");
             } else {
-                // Envoy's pairs are (last interval, since start); there are no
-                // intervals here.
-                for q in QUANTILES {
-                    let value = buckets.quantile(q / 100.0).unwrap_or(f64::NAN);
-                    let _ = write!(out, " P{q}(nan,{value})");
-                }
+                write_histogram(buckets, form, out);
             }
             writeln!(out)
         }
     };
+}
+
+/// Envoy's pairs are (last interval, since start); there are no intervals here.
+fn write_histogram(buckets: &Buckets, form: HistogramForm, out: &mut String) {
+    match form {
+        HistogramForm::Summary => {
+            out.push(' ');
+            write_quantiles(buckets, out);
+        }
+        HistogramForm::Cumulative | HistogramForm::Disjoint => {
+            for (bound, n) in buckets.by_bound(form == HistogramForm::Disjoint) {
+                let _ = write!(out, " B{}(0,{n})", short(bound));
+            }
+        }
+        HistogramForm::Detailed => {
+            let filled = buckets.filled().map(|(lower, width, n)| format!("{lower},{width}:{n}"));
+            let filled = filled.collect::<Vec<_>>().join(", ");
+            let _ = write!(out, "\n  totals={filled}\n  intervals=\n  summary=");
+            write_quantiles(buckets, out);
+        }
+    }
+}
+
+fn write_quantiles(buckets: &Buckets, out: &mut String) {
+    let pairs = QUANTILES.map(|q| {
+        let value = buckets.quantile(q / 100.0).unwrap_or(f64::NAN);
+        format!("P{q}(nan,{value})")
+    });
+    out.push_str(&pairs.join(" "));
+}
+
+/// Six digits, as C++ streams print.
+fn short(bound: f64) -> String {
+    if bound >= 1e6 {
+        let digits = format!("{bound:e}");
+        return digits.replace('e', "e+0");
+    }
+    bound.to_string()
 }

@@ -181,7 +181,7 @@ async fn many_clusters_are_streamed() {
     for i in 0..20_000 {
         cluster(&world.plane, &format!("model-{i}_1_http"), 9000, Limits::default());
     }
-    let all = Exposition::new(&world.plane, &world.ops.seldon, Selection::default());
+    let all = Exposition::new(&world.plane, &world.ops.seldon, Selection::default(), false);
     let sizes: Vec<_> = all.map(|piece| piece.len()).collect();
     assert!(sizes.iter().all(|size| *size < PIECE_BYTES + 4096), "{:?}", sizes.iter().max());
     let total: usize = sizes.iter().sum();

@@ -158,18 +158,7 @@ fn http1(id: &'static str, script: Vec<Act>, edit: fn(&mut Route), what: Client)
         count(p, |p| {
             let mut client = ask(p);
             match what {
-                Client::Waits => {
-                    let (bytes, end) = client.rest(Duration::from_secs(2));
-                    p.note(
-                        "answer",
-                        bytes
-                            .split(|b| *b == b'\r')
-                            .next()
-                            .map(crate::client::show)
-                            .unwrap_or_default(),
-                    );
-                    p.note("closed", end.is_some());
-                }
+                Client::Waits => note_end(p, &mut client),
                 Client::Leaves => p.expect(upstream.wait(|r| r.len() == 1), "pass it on"),
                 Client::LeavesInBody => {
                     client.rest(Duration::from_millis(300));
@@ -185,6 +174,14 @@ fn ask(p: &Probe<'_>) -> crate::client::Client {
     client
 }
 
+/// Notes the first line of what comes, and whether the connection ends.
+fn note_end(p: &mut Probe<'_>, client: &mut crate::client::Client) {
+    let (bytes, end) = client.rest(Duration::from_secs(2));
+    let line = bytes.split(|b| *b == b'\r').next().unwrap_or_default();
+    p.note("answer", crate::client::show(line));
+    p.note("closed", end.is_some());
+}
+
 fn over2(id: &'static str, script: Vec<H2>, edit: fn(&mut Route)) -> Case {
     alone(id, move |p| {
         let upstream = http2::Upstream::start(script.clone());
@@ -196,12 +193,7 @@ fn over2(id: &'static str, script: Vec<H2>, edit: fn(&mut Route)) -> Case {
         });
         count(p, |p| {
             let mut client = ask(p);
-            let (bytes, end) = client.rest(Duration::from_secs(2));
-            p.note(
-                "answer",
-                bytes.split(|b| *b == b'\r').next().map(crate::client::show).unwrap_or_default(),
-            );
-            p.note("closed", end.is_some());
+            note_end(p, &mut client);
         });
     })
 }

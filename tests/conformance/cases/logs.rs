@@ -1,6 +1,6 @@
 //! F25: the formats that people put into access logs, text and JSON.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog, access_log::ConfigType};
@@ -19,8 +19,9 @@ use radiant::seldon::Mesh;
 use super::extra::{eventually, listener, open_listener, remove_listener};
 use super::{Case, case};
 use crate::client::Client;
+use crate::http2::{self, Act};
 use crate::oracle::edit_manager;
-use crate::probe::{Probe, model};
+use crate::probe::{Probe, model, set_cluster};
 use crate::upstream::ok;
 
 /// Operators whose values are the same in every run, by a name each.
@@ -56,6 +57,34 @@ const STEADY: &[(&str, &str)] = &[
     ("percent", "100%%"),
     ("mixed", "%REQ(:METHOD)%-%RESPONSE_CODE%"),
     ("constant", "a \"b\" \\ c"),
+];
+
+/// One header or else another, cut or not.
+const ALTERNATIVES: &[(&str, &str)] = &[
+    ("first", "%REQ(X-ONE?X-TWO)%"),
+    ("second", "%REQ(X-NONE?X-TWO)%"),
+    ("neither", "%REQ(X-NONE?X-NOBODY)%"),
+    ("first cut", "%REQ(X-ONE?X-TWO):4%"),
+    ("second cut", "%REQ(X-NONE?X-TWO):4%"),
+    ("neither cut", "%REQ(X-NONE?X-NOBODY):1%"),
+    ("cut to nothing", "%REQ(X-ONE):0%"),
+    ("not that long", "%REQ(X-ONE):4000%"),
+    ("empty", "%REQ(X-EMPTY?X-TWO)%"),
+    ("repeated", "%REQ(X-SOME)%"),
+    ("half a letter", "%REQ(X-LETTERS):3%"),
+    ("letters", "%REQ(X-LETTERS)%"),
+    ("half a letter behind signs", "%REQ(X-SIGNS):4%"),
+    ("pseudo", "%REQ(:NONE?:PATH):3%"),
+    ("mixed", "<%REQ(X-NONE?X-TWO):2%-%REQ(X-NONE?X-NOBODY):2%>"),
+    ("answer first", "%RESP(X-ONE?X-TWO)%"),
+    ("answer second", "%RESP(X-NONE?X-TWO)%"),
+    ("answer neither", "%RESP(X-NONE?X-NOBODY)%"),
+    ("answer cut", "%RESP(X-NONE?X-TWO):4%"),
+    ("answer pseudo", "%RESP(:NONE?:STATUS):1%"),
+    ("trailer first", "%TRAILER(X-ONE?X-TWO)%"),
+    ("trailer second", "%TRAILER(X-NONE?X-TWO)%"),
+    ("trailer neither", "%TRAILER(X-NONE?X-NOBODY)%"),
+    ("trailer cut", "%TRAILER(X-NONE?X-TWO):4%"),
 ];
 
 /// Why, in Envoy's words.
@@ -101,6 +130,12 @@ pub fn cases() -> Vec<Case> {
             log_format(Format::JsonFormat(object(&all)))
         }),
         case("F25/default", |p| run(p, None)),
+        case("F25/alternatives", |p| {
+            alternatives(p, log_format(Format::TextFormatSource(inline(&text(ALTERNATIVES)))));
+        }),
+        case("F25/json-alternatives", |p| {
+            alternatives(p, log_format(Format::JsonFormat(object(ALTERNATIVES))));
+        }),
     ]
 }
 
@@ -130,8 +165,8 @@ fn logged(id: &str, format: impl Fn() -> AccessLogFormat + Send + Sync + 'static
     case(id, move |p| run(p, Some(format())))
 }
 
-/// A listener with one log of this format, and requests of all sorts.
-fn run(p: &mut Probe<'_>, format: Option<AccessLogFormat>) {
+/// A listener with one log of this format: its file and its port.
+fn open(p: &mut Probe<'_>, format: Option<AccessLogFormat>) -> (PathBuf, u16) {
     let path = p.side.dir.join(format!("{}.log", p.id));
     let file = FileAccessLog { path: path.display().to_string(), access_log_format: format };
     let log = AccessLog {
@@ -144,6 +179,12 @@ fn run(p: &mut Probe<'_>, format: Option<AccessLogFormat>) {
     open_listener(p, &listener, port);
     let refused = p.side.refused("type.googleapis.com/envoy.config.listener");
     p.note("refused", format!("{:?}", refused.iter().filter(|r| r.contains(&p.id)).count()));
+    (path, port)
+}
+
+/// A log of this format, and requests of all sorts.
+fn run(p: &mut Probe<'_>, format: Option<AccessLogFormat>) {
+    let (path, port) = open(p, format);
     let upstream = p.upstream(ok());
     let mut models = vec![model(&p.id, &[upstream.port])];
     models.push(model(&format!("{}-gone", p.id), &[1]));
@@ -159,11 +200,15 @@ fn run(p: &mut Probe<'_>, format: Option<AccessLogFormat>) {
         client.send(p.fill(request));
         p.note("answer", client.reply(false).unwrap_or_default().line);
     }
-    let lines = written(p, &path, requests.len());
+    tell(p, &path, port, requests.len());
+}
+
+/// Notes the log's lines, a field a line, so that a difference is small.
+fn tell(p: &mut Probe<'_>, path: &Path, port: u16, count: usize) {
+    let lines = written(p, path, count);
     let times =
         path.to_string_lossy().contains("times") || path.to_string_lossy().contains("default");
     for line in lines {
-        // A field a line, so that a difference is small.
         for field in line.split(['|', ',']) {
             let field = &field.replace(&format!("port={port}"), "port=*");
             let field = &field.replace(&format!("port\":{port}"), "port\":*");
@@ -212,4 +257,33 @@ fn without_digits(text: &str) -> String {
         }
     }
     out
+}
+
+/// A log of this format; requests with the headers that it names, and without.
+fn alternatives(p: &mut Probe<'_>, format: AccessLogFormat) {
+    let (path, port) = open(p, Some(format));
+    let fields =
+        vec![("x-one", "a \"b\" \\ c"), ("x-two", "the \"2nd\""), ("x-some", "a"), ("x-some", "b")];
+    let trailers = vec![("x-one", "t \"b\" \\ c"), ("x-two", "t \"2\" nd")];
+    let upstream = http2::Upstream::start(vec![
+        Act::Body,
+        Act::Head(200, fields, false),
+        Act::Data(b"ok".to_vec(), false),
+        Act::Trailers(trailers),
+    ]);
+    let mesh = Mesh { models: vec![model(&p.id, &[upstream.port])], ..Mesh::default() };
+    let cluster = format!("{}_1_grpc", p.id);
+    p.mesh_with(&mesh, |route| set_cluster(route, &cluster));
+    let headers = "x-one: a \"b\" \\ c\r\nx-two: the \"2nd\"\r\nx-empty:\r\nx-some: a\r\nx-some: b\r\nx-letters: \u{e4}\u{f6}\u{fc}\r\nx-signs: \"\\/\u{e4}\r\n";
+    let requests = [
+        format!("GET /v2/models/{{m}}/x HTTP/1.1\r\nhost: h\r\n{headers}\r\n"),
+        "GET /v2/models/{m}/x HTTP/1.1\r\nhost: h\r\n\r\n".to_owned(),
+        "GET /nowhere HTTP/1.1\r\nhost: h\r\n\r\n".to_owned(),
+    ];
+    for request in &requests {
+        let mut client = Client::connect(port);
+        client.send(p.fill(request));
+        p.note("answer", client.reply(false).unwrap_or_default().line);
+    }
+    tell(p, &path, port, requests.len());
 }

@@ -2,9 +2,12 @@
 
 mod bridges;
 mod clusters;
+mod combined;
+mod connecting;
 mod discovery;
 mod dns;
 mod drain;
+mod early;
 mod endings;
 mod extra;
 mod http1;
@@ -52,8 +55,11 @@ pub fn all() -> Vec<Case> {
         timeouts::cases(),
         bridges::cases(),
         clusters::cases(),
+        combined::cases(),
+        connecting::cases(),
         discovery::cases(),
         dns::cases(),
+        early::cases(),
         endings::cases(),
         drain::cases(),
         http1::cases(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Case, alone, case};
+use super::{Case, With, alone, case};
 use crate::oracle::plain_http;
 use crate::probe::Probe;
 use crate::upstream::{Act, Script, acts, always, ok, status};
@@ -283,7 +283,8 @@ fn admin() -> Vec<Case> {
     vec![
         get("S14", "GET", "/ready"),
         get("S16", "GET", "/healthcheck/fail"),
-        get("S17/listeners", "GET", "/listeners"),
+        // Without those of other cases.
+        Case { with: With::Alone, ..get("S17/listeners", "GET", "/listeners") },
         case("S04", |p| {
             let _upstream = p.serve(ok());
             p.infer("");
@@ -301,6 +302,16 @@ fn admin() -> Vec<Case> {
                 "envoy_cluster_external_upstream_rq",
             ];
             metrics(p, |line| line.contains(&label) && wanted.iter().any(|w| line.starts_with(w)));
+        }),
+        case("S04/codecs", |p| {
+            let _upstream = p.serve(ok());
+            p.infer("");
+            let label = format!("envoy_cluster_name=\"{}_1_", p.id);
+            metrics(p, |line| {
+                let codec = line.starts_with("envoy_cluster_http");
+                line.contains(&label)
+                    && (codec || line.starts_with("envoy_cluster_upstream_rq_total"))
+            });
         }),
         case("S05", |p| {
             metrics(p, |line| {
