@@ -9,7 +9,7 @@ from typing import Callable
 
 from . import loaders, machine
 from .machine import Failed
-from .proxies import NAMES, Proxy, Upstream
+from .proxies import NAMES, RELAY, Proxy, Upstream
 
 #: Straight to the upstream: what the proxies add is counted from here.
 DIRECT = "Direct"
@@ -213,7 +213,7 @@ def all_cells():
     def add(name, group, title, measure, proxies=NAMES, **settings):
         cells.append(Cell(name, group, title, tuple(proxies), measure, settings))
 
-    add("http1-1k", "cpu", "HTTP/1.1, request of 1 KB", cpu_http1)
+    add("http1-1k", "cpu", "HTTP/1.1, request of 1 KB", cpu_http1, (*NAMES, RELAY))
     for name, size in (("64k", 65_536), ("1m", 1 << 20)):
         add(f"request-{name}", "cpu", f"HTTP/1.1, request of {name.upper()}B", cpu_http1, body=size)
     for name, size in (("64k", 65_536), ("1m", 1 << 20)):

@@ -13,6 +13,8 @@ from .machine import Failed
 
 #: Synthetic models are called model-000000 and so on.
 NAMES = ("Radiant", "Envoy", "HAProxy", "NGINX")
+#: What no proxy can be below: a relay that looks at nothing.
+RELAY = "Relay"
 #: Another build of Radiant, for pairs.
 BASE = "Base"
 #: Which proxies have a control plane, and so can be changed while they run.
@@ -144,6 +146,7 @@ class Tools:
         self.k6 = os.path.join(own, "venv/bin/k6")
         self.upstream = os.path.join(built, "upstream")
         self.control = os.path.join(built, "control")
+        self.relay = os.path.join(built, "relay")
 
     def check(self, names):
         for name in names:
@@ -263,6 +266,9 @@ class Proxy:
         path = self._write("envoy.yaml", DYNAMIC.format(**self.ports))
         return [tools.envoy, "-c", path, "--concurrency", str(self.workers),
                 "--disable-hot-restart", "-l", "error"]
+
+    def _relay(self, tools):
+        return [tools.relay, str(self.http), str(self.upstream.http)]
 
     def _haproxy(self, _tools):
         names = self._write("models.map", "".join(f"{m} {l}\n" for m, l in self._labels()))

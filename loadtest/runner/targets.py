@@ -2,7 +2,7 @@
 not measured. Ratios within one run."""
 
 from .cells import all_cells
-from .proxies import NAMES
+from .proxies import NAMES, RELAY
 
 NONE_VALID = "no valid round"
 OTHERS = [name for name in NAMES if name != "Radiant"]
@@ -40,8 +40,11 @@ def cpu(results):
                mine <= best[name])
         envoy = results.median(cell.name, "Envoy", "cpu_us")
         if envoy and cell.name in ("http1-1k", "grpc-128", "grpc-stream"):
+            floor = results.median(cell.name, RELAY, "cpu_us")
+            least = f"; a relay that looks at nothing {floor / envoy:.2f} times" if floor else ""
             yield (f"{cell.title}: at most a quarter of Envoy's",
-                   f"{mine:.3g} us, Envoy {envoy:.3g}: {mine / envoy:.2f} times", mine <= envoy / 4)
+                   f"{mine:.3g} us, Envoy {envoy:.3g}: {mine / envoy:.2f} times{least}",
+                   mine <= envoy / 4)
 
 
 def latency(results):
