@@ -116,7 +116,7 @@ def main(root, usage):
             return 0
         raw = os.path.join(root, "target/loadtest/raw", options.name)
         if not options.report:
-            tools.check(["radiant", "envoy", "oha", "upstream", "control"])
+            tools.check(["radiant", "envoy", "oha", "upstream", "control", "relay"])
             if options.quick:
                 options.rounds = options.seconds = 1
                 options.latency_seconds = 2
