@@ -7,14 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::Poll;
 
-use crate::exchange::{
-    Body, Downstream, DownstreamError, Exchange, Failure, RequestBody, Upstream,
-};
+use crate::exchange::{Body, Downstream, DownstreamError, Exchange, Failure, Upstream};
 use crate::headers::{HeaderId, RequestHead, ResponseHead};
 use crate::local_reply::UpstreamError;
 use crate::logic::balancer;
 use crate::model::{Cluster, ClusterSlot, Host, UpstreamProtocol};
 use crate::pool::Purpose;
+use crate::request_body::RequestBody;
 use crate::stats::{ClusterShard, ResponseGroup};
 use crate::timer::IdleTimer;
 use crate::upstream::Http2;

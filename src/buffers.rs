@@ -19,7 +19,7 @@ pub(crate) const LARGEST: usize = 512 * 1024;
 /// Sizes: each twice the one before.
 const SIZES: usize = (LARGEST / SMALLEST).ilog2() as usize + 1;
 /// Bytes kept per thread while they are not used: a few requests that are kept
-/// for a retry ([`REPLAY_LIMIT`](crate::exchange::REPLAY_LIMIT) each). What has
+/// for a retry ([`REPLAY_LIMIT`](crate::request_body::REPLAY_LIMIT) each). What has
 /// not been needed for a second goes back to the allocator.
 const MAX_SPARE: usize = 8 * 1024 * 1024;
 

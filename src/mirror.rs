@@ -14,10 +14,12 @@ use bytes::Bytes;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::attempt::{Attempt, Ended, Ends, Verdict};
-use crate::exchange::{Body, Downstream, DownstreamError, Failure, RequestBody};
+use crate::clock;
+use crate::exchange::{Body, Downstream, DownstreamError, Failure};
 use crate::headers::{HeaderId, RequestHead, ResponseHead};
 use crate::http2::Trailers;
 use crate::model::ClusterSlot;
+use crate::request_body::RequestBody;
 use crate::timer::IdleTimer;
 use crate::worker::Worker;
 
@@ -99,9 +101,7 @@ pub(crate) fn start(
     };
     head.headers.set_named(b"x-forwarded-for", &forwarded);
     let worker = Rc::clone(worker);
-    tokio::task::spawn_local(async move {
-        send(&worker, &slot, &head, copy, (complete, upgrade), idle).await
-    });
+    clock::spawn(async move { send(&worker, &slot, &head, copy, (complete, upgrade), idle).await });
 }
 
 async fn send(
@@ -142,7 +142,7 @@ async fn send(
         status = e.status();
     }
     if status != 0 {
-        let elapsed = body.completed.map(|at| at.elapsed());
+        let elapsed = body.completed.map(clock::since);
         stats.internal.make().record(status, elapsed);
     }
     worker.put_answer(answer);

@@ -17,6 +17,7 @@ use hashbrown::HashMap;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
+use crate::clock;
 use crate::http1::HeadLimits;
 use crate::http2::{Closed, Connection, Driver, ListLimits, Role, Shared};
 use crate::io::{Io, Reader};
@@ -201,7 +202,7 @@ impl Pools {
     pub(crate) fn give_back(&self, purpose: &Purpose<'_>, mut connection: Box<Http1>) {
         connection.relax();
         let pool = self.host(purpose);
-        pool.idle.borrow_mut().push(Idle { connection, since: Instant::now() });
+        pool.idle.borrow_mut().push(Idle { connection, since: clock::now() });
     }
 
     /// A place for a stream on an HTTP/2 connection to this host.
@@ -249,21 +250,21 @@ impl Pools {
             fields: HeadLimits::RESPONSE.max_fields,
             bytes: HeadLimits::RESPONSE.max_bytes,
         };
-        let connection = Connection::new(Role::Client, limits, Instant::now());
+        let connection = Connection::new(Role::Client, limits, clock::now());
         let multiplexed = Rc::new(Multiplexed {
             shared: Rc::new(RefCell::new(connection)),
             active: Cell::new(0),
             retired: Cell::new(false),
         });
         pool.multiplexed.borrow_mut().push(Rc::clone(&multiplexed));
-        tokio::task::spawn_local(run(Rc::downgrade(pool), multiplexed, io, open));
+        clock::spawn(run(Rc::downgrade(pool), multiplexed, io, open));
         Ok(())
     }
 
     /// Drops idle connections that their peers closed, that were idle for too
     /// long, or whose host has left every cluster.
     pub(crate) fn sweep(&self) {
-        let now = Instant::now();
+        let now = clock::now();
         self.by_key.borrow_mut().retain(|_, pool| {
             let gone = pool.host.strong_count() == 0;
             pool.idle.borrow_mut().retain_mut(|idle| {
@@ -356,7 +357,7 @@ pub(crate) struct Open {
 impl Open {
     fn new(slot: Arc<ClusterSlot>, shard: Shard) -> Self {
         slot.stats.shard(shard).upstream_cx_active.inc();
-        let since = Instant::now();
+        let since = clock::now();
         Self { slot, shard, since, remote: Cell::new(false), active: Cell::new(false) }
     }
 
@@ -388,7 +389,7 @@ impl Drop for Open {
             stats.upstream_cx_destroy_with_active_rq.inc();
             side_active.inc();
         }
-        stats.connections.make().upstream_cx_length_ms.record(self.since.elapsed());
+        stats.connections.make().upstream_cx_length_ms.record(clock::since(self.since));
     }
 }
 
@@ -404,7 +405,7 @@ fn count_unmade(stats: &ClusterShard, side: &Counter) {
 /// Connects, with TLS if the cluster asks for it, within `connect_timeout`.
 async fn connect(purpose: &Purpose<'_>, stats: &ClusterShard) -> Result<Io, UpstreamError> {
     stats.upstream_cx_total.inc();
-    let started = Instant::now();
+    let started = clock::now();
     let made = tokio::time::timeout(purpose.cluster.connect_timeout, async {
         let connected = TcpStream::connect(purpose.host.address).await;
         let stream = connected.map_err(|e| (TransportFailure::of_connect(&e), e))?;
@@ -421,7 +422,7 @@ async fn connect(purpose: &Purpose<'_>, stats: &ClusterShard) -> Result<Io, Upst
     .await;
     match made {
         Ok(Ok(io)) => {
-            stats.connections.make().upstream_cx_connect_ms.record(started.elapsed());
+            stats.connections.make().upstream_cx_connect_ms.record(clock::since(started));
             Ok(io)
         }
         Ok(Err((failure, e))) => {

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::time::{Instant, SystemTime};
 
+use crate::clock;
 use crate::downstream::Connection;
 use crate::exchange::DownstreamError;
 use crate::flags::{ResponseFlag, ResponseFlags};
@@ -62,7 +63,7 @@ pub(crate) struct LogEnds<'a> {
 impl<'r> Record<'r> {
     pub(crate) fn new(http2: bool) -> Self {
         Self {
-            started: Instant::now(),
+            started: clock::now(),
             http2,
             status: 0,
             flags: ResponseFlags::default(),
@@ -146,9 +147,9 @@ impl<'r> Record<'r> {
         }
         let record = Self::new(true);
         let context = LogContext {
-            start: SystemTime::now(),
+            start: connection.worker.time_of_day(record.started),
             flags: flag.as_str(),
-            duration: Some(record.started.elapsed()),
+            duration: Some(clock::since(record.started)),
             ..record.context(connection, None, None)
         };
         connection.worker.logs.borrow_mut().log(&listener.config.access_logs, &context);
@@ -160,10 +161,10 @@ impl<'r> Record<'r> {
         if !logs.wants(&listener.config.access_logs) {
             return;
         }
-        let elapsed = self.started.elapsed();
+        let elapsed = clock::since(self.started);
         let flags = self.flags.to_string();
         let context = LogContext {
-            start: SystemTime::now() - elapsed,
+            start: connection.worker.time_of_day(self.started),
             flags: &flags,
             details: Some(&self.details),
             bytes_received: self.received,

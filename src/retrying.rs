@@ -4,11 +4,11 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use crate::exchange::RequestBody;
 use crate::flags::ResponseFlag;
 use crate::logic::retry::{self, Outcome};
 use crate::model::{Cluster, Forward, RetryPolicy, WeightedTarget};
 use crate::record::Record;
+use crate::request_body::RequestBody;
 use crate::worker::Worker;
 
 /// Retries of one request under its route's policy and its cluster's budget.

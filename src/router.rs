@@ -8,12 +8,13 @@ mod endings;
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::attempt::{Attempt, Ended, Ends, Verdict};
+use crate::clock;
 use crate::downstream::Connection;
 use crate::edge;
-use crate::exchange::{Body, Downstream, Failure, RequestBody};
+use crate::exchange::{Body, Downstream, Failure};
 use crate::flags::ResponseFlag;
 use crate::headers::{HeaderId, RequestHead, ResponseHead};
 use crate::local_reply::{LocalReply, UpstreamError};
@@ -26,6 +27,7 @@ use crate::model::{
     WeightedTarget,
 };
 use crate::record::Record;
+use crate::request_body::RequestBody;
 use crate::retrying::Retrying;
 use crate::stats::Shard;
 use crate::timer::{IdleTimer, RouteTimeout};
@@ -444,7 +446,7 @@ impl Tail<'_> {
         body: &RequestBody,
         answer: &mut ResponseHead,
     ) {
-        let service_time = body.completed.map(|at| at.elapsed().as_millis());
+        let service_time = body.completed.map(|at| clock::since(at).as_millis());
         edge::from_upstream(answer, service_time.and_then(|ms| u64::try_from(ms).ok()));
         self.finish(record, request, answer);
     }
@@ -478,6 +480,6 @@ impl Tail<'_> {
         record.status = answer.status;
         record.replied = true;
         record.details = "via_upstream".into();
-        record.first_byte = Some(Instant::now());
+        record.first_byte = Some(clock::now());
     }
 }

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
+use crate::clock;
+
 /// What a limit of zero (off, as Envoy has it) becomes: longer than any process.
 const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
@@ -32,7 +34,7 @@ enum Alarm {
 impl IdleTimer {
     /// A timer that starts now.
     pub(crate) fn new(limit: Duration) -> Self {
-        let last = Instant::now();
+        let last = now();
         let limit = or_never(limit);
         Self { alarm: Alarm::Own(Box::pin(tokio::time::sleep_until(last + limit))), limit, last }
     }
@@ -40,13 +42,13 @@ impl IdleTimer {
     /// The same at the cost of a place among `timers`, whose owner wakes it.
     pub(crate) fn shared(timers: &Rc<Timers>, limit: Duration) -> Self {
         let alarm = Alarm::Shared(Rc::clone(timers), None);
-        Self { alarm, limit: or_never(limit), last: Instant::now() }
+        Self { alarm, limit: or_never(limit), last: now() }
     }
 
     /// Starts anew with another limit.
     pub(crate) fn restart(&mut self, limit: Duration) {
         self.limit = or_never(limit);
-        self.last = Instant::now();
+        self.last = now();
         let due = self.last + self.limit;
         match &mut self.alarm {
             Alarm::Own(sleep) if sleep.deadline() > due => sleep.as_mut().reset(due),
@@ -57,7 +59,7 @@ impl IdleTimer {
 
     /// Notes activity.
     pub(crate) fn touch(&mut self) {
-        self.last = Instant::now();
+        self.last = now();
     }
 
     /// Ready once the limit has passed since the last activity.
@@ -82,7 +84,7 @@ impl IdleTimer {
                 if place.is_some_and(|place| timers.waits(place, cx)) {
                     return Poll::Pending;
                 }
-                if due <= Instant::now() {
+                if due <= now() {
                     return Poll::Ready(());
                 }
                 *place = Some(timers.wait(*place, due, cx));
@@ -231,6 +233,11 @@ impl RouteTimeout {
         let due = Instant::from_std(completed) + limit;
         self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due))).as_mut().poll(cx)
     }
+}
+
+/// The running task's time, see [`clock::now`].
+fn now() -> Instant {
+    Instant::from_std(clock::now())
 }
 
 fn or_never(limit: Duration) -> Duration {

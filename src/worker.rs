@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use hashbrown::HashMap;
 use rand::rngs::SmallRng;
@@ -19,6 +19,7 @@ use tokio::task::{AbortHandle, LocalSet};
 
 use crate::access_log::{AccessLogs, WorkerLog};
 use crate::buffers;
+use crate::clock::{self, WallClock};
 use crate::downstream;
 use crate::headers::ResponseHead;
 use crate::model::Snapshot;
@@ -63,7 +64,7 @@ pub(crate) struct Worker {
     pub(crate) logs: RefCell<WorkerLog>,
     pub(crate) taps: Arc<Taps>,
     rng: RefCell<SmallRng>,
-    date: RefCell<(u64, [u8; 29])>,
+    wall: RefCell<WallClock>,
     snapshot: RefCell<(u64, Arc<Snapshot>)>,
     #[expect(clippy::vec_box, reason = "a head is large: it is taken out by pointer")]
     answers: RefCell<Vec<Box<ResponseHead>>>,
@@ -134,14 +135,12 @@ impl Worker {
 
     /// The `date` of now, rendered once a second.
     pub(crate) fn date(&self) -> [u8; 29] {
-        let now = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .map_or(0, |elapsed| elapsed.as_secs());
-        let mut cached = self.date.borrow_mut();
-        if cached.0 != now {
-            *cached = (now, crate::date::http_date(now));
-        }
-        cached.1
+        self.wall.borrow_mut().date()
+    }
+
+    /// The time of day at a moment of a request.
+    pub(crate) fn time_of_day(&self, moment: Instant) -> SystemTime {
+        self.wall.borrow_mut().at(moment)
     }
 
     fn load(&self) -> &AtomicUsize {
@@ -195,7 +194,7 @@ impl Workers {
                         spare_taps: RefCell::default(),
                         own_address: shared.own_address,
                         refuse_ambiguous: shared.refuse_ambiguous,
-                        date: RefCell::new((u64::MAX, [b' '; 29])),
+                        wall: RefCell::new(WallClock::new()),
                         streams: Cell::new(0),
                         multiplexed: Cell::new(0),
                         connections: Cell::new(index as u64),
@@ -343,7 +342,7 @@ fn place(worker: &Rc<Worker>, name: &Arc<str>, stream: TcpStream) {
 fn serve(worker: &Rc<Worker>, name: Arc<str>, stream: TcpStream) {
     worker.load().fetch_add(1, Ordering::Relaxed);
     let worker = Rc::clone(worker);
-    tokio::task::spawn_local(async move {
+    clock::spawn(async move {
         downstream::serve(&worker, &name, stream).await;
         worker.load().fetch_sub(1, Ordering::Relaxed);
     });

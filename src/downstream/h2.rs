@@ -5,12 +5,13 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Sleep;
 
 use super::Connection;
+use crate::clock;
 use crate::edge;
 use crate::exchange::{Body, Downstream, DownstreamError};
 use crate::flags::ResponseFlag;
@@ -91,7 +92,7 @@ impl Server {
         let listener = connection.listener()?;
         let config = &listener.config;
         let limits = ListLimits { fields: config.max_head_fields, bytes: config.max_head_bytes };
-        let shared = http2::Connection::new(Role::Server, limits, Instant::now());
+        let shared = http2::Connection::new(Role::Server, limits, clock::now());
         let shared = Rc::new(RefCell::new(shared));
         let leaving = Rc::new(Cell::new(Leaving::No));
         Some(Self {
@@ -144,7 +145,7 @@ impl Server {
         let connection = Rc::clone(&self.connection);
         let (shared, leaving) = (Rc::clone(&self.driver.shared), Rc::clone(&self.leaving));
         let timers = Rc::clone(&self.timers);
-        tokio::task::spawn_local(async move {
+        clock::spawn(async move {
             let Some(listener) = connection.listener() else {
                 return stream.reset(Reason::REFUSED_STREAM);
             };

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 
+use crate::clock;
 use crate::http1::{self, Detected};
 use crate::io::{Io, Reader};
 use crate::model::{Listener, ListenerConfig};
@@ -62,7 +63,7 @@ impl Drop for Connection {
         let shard = self.stats.shard(self.worker.shard);
         shard.downstream_cx_active.dec();
         shard.downstream_cx_destroy.inc();
-        shard.downstream_cx_length_ms.record(self.opened.elapsed());
+        shard.downstream_cx_length_ms.record(clock::since(self.opened));
         if self.tls {
             shard.downstream_cx_ssl_active.dec();
         }
@@ -99,7 +100,7 @@ pub(crate) async fn serve(worker: &Rc<Worker>, name: &Arc<str>, stream: TcpStrea
         tls_version: None,
         server_name: None,
         name: Arc::clone(name),
-        opened: Instant::now(),
+        opened: clock::now(),
     };
     let Ok(mut io) = handshake(&listener, stream, connection.shard()).await else { return };
     connection.tls_version = io.tls_version();

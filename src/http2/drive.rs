@@ -2,10 +2,10 @@
 //! what they left in one go.
 
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use super::connection::ConnectionError;
 use super::handle::Shared;
+use crate::clock;
 use crate::io::{Io, Reader};
 use crate::transport::TransportFailure;
 
@@ -57,7 +57,7 @@ impl Driver {
     fn step(&mut self, cx: &mut Context<'_>) -> Poll<Closed> {
         let Self { io, reader, shared, fresh } = self;
         let mut connection = shared.borrow_mut();
-        connection.unpark(Instant::now());
+        connection.unpark(clock::now());
         let mut read = 0;
         let mut more = std::mem::take(fresh) && !reader.buf.is_empty();
         loop {

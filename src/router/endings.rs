@@ -2,6 +2,7 @@
 //! short, or given up; and its accounts.
 
 use super::{Chosen, Fate, Stream};
+use crate::clock;
 use crate::edge;
 use crate::exchange::{Body, Downstream, DownstreamError, Failure};
 use crate::flags::ResponseFlag;
@@ -105,7 +106,7 @@ impl<D: Downstream> Stream<'_, D> {
     /// Counts a final answer of the cluster.
     pub(super) fn finished(&self, chosen: Chosen<'_>, target: &WeightedTarget) {
         let stats = target.cluster.stats.shard(self.connection.worker.shard);
-        let elapsed = self.body.completed.map(|at| at.elapsed());
+        let elapsed = self.body.completed.map(clock::since);
         if !self.record.counted {
             stats.external.record(self.record.status, elapsed);
         }
@@ -121,7 +122,7 @@ impl<D: Downstream> Stream<'_, D> {
             let (experiment, model) = chosen.route.seldon_names(target);
             worker.plane.seldon.handle(&experiment, &model)
         });
-        series.shard(worker.shard).record(ok, self.record.started.elapsed());
+        series.shard(worker.shard).record(ok, clock::since(self.record.started));
     }
 
     /// Answers for an upstream that did not.
@@ -270,7 +271,7 @@ impl<D: Downstream> Stream<'_, D> {
             if !self.record.counted {
                 shard.replied(self.record.status);
             }
-            shard.downstream_rq_time.record(self.record.started.elapsed());
+            shard.downstream_rq_time.record(clock::since(self.record.started));
             if self.record.early {
                 shard.downstream_rq_response_before_rq_complete.inc();
             }
