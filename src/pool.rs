@@ -194,7 +194,7 @@ impl Pools {
         }
         // Also those that fail to open, as in Envoy.
         stats.upstream_cx_http1_total.inc();
-        let io = connect(purpose, stats).await?;
+        let io = Box::pin(connect(purpose, stats)).await?;
         Ok(Box::new(Http1::new(io, Open::new(Arc::clone(purpose.slot), self.shard), self.limits)))
     }
 
@@ -244,7 +244,7 @@ impl Pools {
         let stats = purpose.slot.stats.shard(self.shard);
         stats.upstream_rq_pending_total.inc();
         stats.upstream_cx_http2_total.inc();
-        let io = connect(purpose, stats).await?;
+        let io = Box::pin(connect(purpose, stats)).await?;
         let open = Open::new(Arc::clone(purpose.slot), self.shard);
         let limits = ListLimits {
             fields: HeadLimits::RESPONSE.max_fields,

@@ -121,7 +121,7 @@ async fn handshake(
     shard: &ListenerShard,
 ) -> std::io::Result<Io> {
     let Some(tls) = &listener.config.tls else { return Ok(Io::Tcp(stream)) };
-    let shaken = tls.accept(stream).await;
+    let shaken = Box::pin(tls.accept(stream)).await;
     shard.tls.make().shaken(&shaken);
     shaken
 }
