@@ -8,7 +8,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
-use pin_project_lite::pin_project;
 use tokio::task::JoinHandle;
 
 thread_local! {
@@ -28,24 +27,19 @@ pub(crate) fn since(then: Instant) -> Duration {
 
 /// Runs a task on this thread, with a time of its own.
 pub(crate) fn spawn(task: impl Future<Output = ()> + 'static) -> JoinHandle<()> {
-    tokio::task::spawn_local(Timed { task })
+    tokio::task::spawn_local(Timed(Box::pin(task)))
 }
 
-pin_project! {
-    /// A task with a time of its own. No `async` block: that would hold the task
-    /// twice, once before it is pinned.
-    struct Timed<F> {
-        #[pin]
-        task: F,
-    }
-}
+/// A task with a time of its own. The runtime moves a task several times; a box is
+/// moved at less cost.
+struct Timed<F>(Pin<Box<F>>);
 
 impl<F: Future<Output = ()>> Future for Timed<F> {
     type Output = ();
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let _running = Running::start();
-        self.project().task.poll(cx)
+        self.0.as_mut().poll(cx)
     }
 }
 
