@@ -5,6 +5,7 @@ use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::Child;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,9 @@ use crate::probe::{Probe, hasten};
 static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
 const FIRST_PORT: u16 = 20_000;
 const PORTS: u16 = 10_000;
+/// Held while a port is tried and while a process is started: until it runs its
+/// program, a child has copies of all sockets, and a copied listener keeps its port.
+pub static FORKING: Mutex<()> = Mutex::new(());
 
 /// A proxy and its discovery server. Dropped, both end.
 pub struct Lab {
@@ -208,6 +212,7 @@ pub fn free_port() -> u16 {
     loop {
         let next = NEXT_PORT.fetch_add(1, Ordering::Relaxed);
         let port = FIRST_PORT + (offset + next) % PORTS;
+        let _alone = FORKING.lock().unwrap();
         if TcpListener::bind((LOOPBACK, port)).is_ok() {
             return port;
         }

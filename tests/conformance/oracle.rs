@@ -440,6 +440,7 @@ pub fn spawn(
         Kind::Radiant => command.args(["--removed-cluster-grace", "0s"]),
     };
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    let _alone = crate::lab::FORKING.lock().unwrap();
     command
         .spawn()
         .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", command.get_program().display())))

@@ -9,6 +9,7 @@ use envoy_types::pb::envoy::config::listener::v3::Listener;
 use envoy_types::pb::envoy::config::route::v3::route;
 use envoy_types::pb::google::protobuf;
 use radiant::seldon::Mesh;
+use rustix::process::Signal;
 
 use super::extra::{
     eventually, free_port, fresh, is_open, listener, move_listener, open_listener, push_listener,
@@ -56,9 +57,9 @@ fn draining() -> Vec<Case> {
             let upstream = p.serve(gated(&gate));
             let mut client = super::routing::infer(p);
             p.expect(upstream.wait(|r| r.len() == 1), "reach the upstream");
-            let pid = p.side.pid().to_string();
-            let sent = std::process::Command::new("kill").args(["-TERM", &pid]).status();
-            p.expect(sent.is_ok_and(|s| s.success()), "take the signal");
+            let pid = rustix::process::Pid::from_raw(p.side.pid().cast_signed());
+            let sent = pid.map(|pid| rustix::process::kill_process(pid, Signal::TERM));
+            p.expect(sent.is_some_and(|sent| sent.is_ok()), "take the signal");
             std::thread::sleep(Duration::from_millis(300));
             gate.open();
             p.note("in flight", client.reply_within(false, LIMIT).map_or("cut", |_| "answered"));
