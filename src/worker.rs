@@ -147,12 +147,14 @@ impl Worker {
         &self.loads[self.shard.index - 1]
     }
 
-    /// The worker with fewer connections than this one, if there is one.
+    /// The worker that a new connection should go to instead of this one: it has
+    /// fewer, and so many fewer that handing over, which a client waits for, is worth
+    /// it.
     fn less_loaded(&self) -> Option<usize> {
         let mine = self.load().load(Ordering::Relaxed);
         let loads = self.loads.iter().map(|l| l.load(Ordering::Relaxed));
         let (index, least) = loads.enumerate().min_by_key(|(_, load)| *load)?;
-        (least < mine).then_some(index)
+        (least + least / 8 < mine).then_some(index)
     }
 }
 
@@ -326,7 +328,7 @@ async fn accept(worker: Rc<Worker>, name: Arc<str>, socket: TcpListener) {
     }
 }
 
-/// Serves a new connection here, or on the worker that has the fewest.
+/// Serves a new connection here, or on a worker that has clearly fewer.
 fn place(worker: &Rc<Worker>, name: &Arc<str>, stream: TcpStream) {
     let Some(other) = worker.less_loaded() else {
         return serve(worker, Arc::clone(name), stream);
