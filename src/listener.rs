@@ -111,7 +111,23 @@ fn bind_one(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
+    // Linux passes it on to the connections.
+    socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_send_at_once() {
+        let socket = bind_one(([127, 0, 0, 1], 0).into()).unwrap();
+        let socket = tokio::net::TcpListener::from_std(socket).unwrap();
+        let client = tokio::net::TcpStream::connect(socket.local_addr().unwrap());
+        let (_client, accepted) = tokio::join!(client, socket.accept());
+        assert!(accepted.unwrap().0.nodelay().unwrap());
+    }
 }

@@ -46,7 +46,7 @@ pub enum Command {
     /// Close the socket of this listener.
     Close { name: Arc<str>, address: SocketAddr },
     /// Serve a connection that another worker accepted.
-    Serve { name: Arc<str>, stream: std::net::TcpStream },
+    Serve { name: Arc<str>, stream: std::net::TcpStream, remote: SocketAddr },
     /// Close all listening sockets.
     CloseAll,
     /// End once no stream is active, at the latest after this time.
@@ -267,9 +267,9 @@ async fn run(worker: Rc<Worker>, mut commands: UnboundedReceiver<Command>) {
                         task.abort();
                     }
                 }
-                Some(Command::Serve { name, stream }) => {
+                Some(Command::Serve { name, stream, remote }) => {
                     if let Ok(stream) = TcpStream::from_std(stream) {
-                        serve(&worker, name, stream);
+                        serve(&worker, name, stream, remote);
                     }
                 }
                 Some(Command::CloseAll) => accepting.drain().for_each(|(_, task)| task.abort()),
@@ -318,7 +318,11 @@ fn listen(
 async fn accept(worker: Rc<Worker>, name: Arc<str>, socket: TcpListener) {
     loop {
         match socket.accept().await {
-            Ok((stream, _)) => place(&worker, &name, stream),
+            Ok((stream, remote)) => {
+                place(&worker, &name, stream, remote);
+                // Its first request goes before the look for the next one.
+                tokio::task::yield_now().await;
+            }
             Err(e) => {
                 // Out of descriptors, mostly: the queue keeps the others.
                 tracing::warn!(listener = %name, "accept: {e}");
@@ -329,23 +333,24 @@ async fn accept(worker: Rc<Worker>, name: Arc<str>, socket: TcpListener) {
 }
 
 /// Serves a new connection here, or on a worker that has clearly fewer.
-fn place(worker: &Rc<Worker>, name: &Arc<str>, stream: TcpStream) {
+fn place(worker: &Rc<Worker>, name: &Arc<str>, stream: TcpStream, remote: SocketAddr) {
+    let name = Arc::clone(name);
     let Some(other) = worker.less_loaded() else {
-        return serve(worker, Arc::clone(name), stream);
+        return serve(worker, name, stream, remote);
     };
     match stream.into_std() {
         Ok(stream) => {
-            let _ = worker.peers[other].send(Command::Serve { name: Arc::clone(name), stream });
+            let _ = worker.peers[other].send(Command::Serve { name, stream, remote });
         }
         Err(e) => tracing::warn!(listener = %name, "cannot hand a connection over: {e}"),
     }
 }
 
-fn serve(worker: &Rc<Worker>, name: Arc<str>, stream: TcpStream) {
+fn serve(worker: &Rc<Worker>, name: Arc<str>, stream: TcpStream, remote: SocketAddr) {
     worker.load().fetch_add(1, Ordering::Relaxed);
     let worker = Rc::clone(worker);
     clock::spawn(async move {
-        downstream::serve(&worker, &name, stream).await;
+        downstream::serve(&worker, &name, stream, remote).await;
         worker.load().fetch_sub(1, Ordering::Relaxed);
     });
 }

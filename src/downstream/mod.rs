@@ -71,14 +71,22 @@ impl Drop for Connection {
 }
 
 /// Serves one connection to its end.
-pub(crate) async fn serve(worker: &Rc<Worker>, name: &Arc<str>, stream: TcpStream) {
+pub(crate) async fn serve(
+    worker: &Rc<Worker>,
+    name: &Arc<str>,
+    stream: TcpStream,
+    remote: SocketAddr,
+) {
     let Some(listener) = worker.snapshot().listener(name).cloned() else {
         return;
     };
-    let (Ok(remote), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else {
-        return;
+    let bound = listener.config.address;
+    let local = if bound.ip().is_unspecified() || bound.port() == 0 {
+        let Ok(local) = stream.local_addr() else { return };
+        local
+    } else {
+        bound
     };
-    let _ = stream.set_nodelay(true);
     let tls = listener.config.tls.is_some();
     let stats = worker.plane.stats.listener(&listener.config.stat_prefix, listener.config.address);
     let shard = stats.shard(worker.shard);
