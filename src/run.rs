@@ -412,9 +412,7 @@ fn apply(store: &SharedStore, resources: Resources, complete: bool) {
             continue;
         }
         let each = set.by_name.into_iter();
-        let list = each
-            .map(|(name, raw)| Resource { name, version: raw.version, value: raw.value })
-            .collect();
+        let list = each.map(|(name, raw)| Resource::accepted(name, &raw)).collect();
         let outcome = store.apply(Update { complete, ..Update::new(kind, list) });
         for refused in outcome.rejected {
             tracing::error!(name = refused.name, reason = refused.reason, "resource refused");

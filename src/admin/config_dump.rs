@@ -159,7 +159,7 @@ fn sections(plane: &Plane) -> Vec<Section> {
             .iter()
             .map(|(name, resource)| Entry {
                 name: name.clone(),
-                make: Make::Raw { wrap, type_name, resource: resource.clone() },
+                make: Make::Raw { wrap, type_name, resource: resource.fixed() },
             })
             .collect(),
     };
@@ -320,7 +320,7 @@ fn raw_json(
     resource: &RawResource,
     to_json: &ToJson,
 ) -> Value {
-    let message = match to_json(type_name, &resource.value) {
+    let message = match to_json(type_name, &resource.value.message()) {
         Ok(message) => typed(type_name, message),
         Err(error) => typed(type_name, json!({"name": name, "error": error})),
     };

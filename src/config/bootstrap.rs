@@ -19,7 +19,7 @@ use super::proto_json::{At, Reader, join};
 use super::settings::{AdsSettings, ConfigError, Notice, Problem, Settings, Source, XdsVariant};
 use super::yaml::{Kind, Node};
 use super::{bootstrap_ads, bootstrap_utility, descriptors};
-use crate::model::{Clusters, RawResource, ResourceSet};
+use crate::model::{Clusters, RawResource, RawValue, ResourceSet};
 use crate::xds::decode::{self, RouteCache, RouteContext, RouteSource};
 
 const TYPE: &str = "envoy.config.bootstrap.v3.Bootstrap";
@@ -307,7 +307,8 @@ fn ads_cluster_name(bootstrap: &Bootstrap) -> Option<&str> {
 fn add(set: &mut ResourceSet, name: &str, message: &impl Message) -> bool {
     let value = Bytes::from(message.encode_to_vec());
     let version = format!("{:032x}", xxhash_rust::xxh3::xxh3_128(&value));
-    let resource = RawResource { version, value, updated: SystemTime::now() };
+    let resource =
+        RawResource { version, value: RawValue::Message(value), updated: SystemTime::now() };
     set.by_name.insert(name.to_owned(), resource).is_none()
 }
 

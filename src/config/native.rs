@@ -9,7 +9,6 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::SystemTime;
 
-use bytes::Bytes;
 use prost::Message;
 
 use super::bootstrap::problems as as_error;
@@ -20,7 +19,7 @@ use super::proto_json::{At, join};
 use super::settings::{ConfigError, Notice};
 use super::yaml::{Kind, Node};
 use crate::logic::ads::ResourceType;
-use crate::model::{RawResource, ResourceSet, Resources};
+use crate::model::{RawResource, RawValue, ResourceSet, Resources};
 use crate::seldon::listener::{AccessLogOptions, MIRROR_LISTENER};
 use crate::seldon::{Backend, Experiment, ExperimentKind, ListenerOptions, Mesh, Pipeline};
 use crate::xds::{Resource, Update};
@@ -107,11 +106,8 @@ pub fn updates(resources: Resources) -> Vec<Update> {
         (ResourceType::Route, routes),
     ];
     let update = |(kind, set): (ResourceType, ResourceSet)| {
-        let resources = set.by_name.into_iter().map(|(name, raw)| Resource {
-            name,
-            version: raw.version,
-            value: raw.value,
-        });
+        let each = set.by_name.into_iter();
+        let resources = each.map(|(name, raw)| Resource::accepted(name, &raw));
         let update = Update::complete(kind, resources.collect());
         Update { version_info: set.version_info, ..update }
     };
@@ -128,7 +124,7 @@ fn set<'a>(resources: impl Iterator<Item = (&'a str, Vec<u8>)>) -> ResourceSet {
         digest.update(name.as_bytes());
         digest.update(&value);
         let version = format!("{:032x}", xxhash_rust::xxh3::xxh3_128(&value));
-        let resource = RawResource { version, value: Bytes::from(value), updated };
+        let resource = RawResource { version, value: RawValue::Message(value.into()), updated };
         all.by_name.insert(name.to_owned(), resource);
     }
     all.version_info = format!("{:016x}", digest.digest());

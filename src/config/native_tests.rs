@@ -40,7 +40,8 @@ fn the_example_is_two_models_and_a_split() {
     assert_eq!(names(&resources.listeners), ["seldon_http"]);
     assert_eq!(names(&resources.routes), ["listener_0"]);
     let table =
-        RouteConfiguration::decode(&resources.routes.by_name["listener_0"].value[..]).unwrap();
+        RouteConfiguration::decode(&resources.routes.by_name["listener_0"].value.message()[..])
+            .unwrap();
     // Experiment and its default: sticky pairs of two arms and a plain pair
     // each; the other model: a plain pair.
     assert_eq!(table.virtual_hosts[0].routes.len(), 6 + 6 + 2);
@@ -81,7 +82,7 @@ fn rewrite_names_the_model_on_its_servers() {
     let metadata = |rewrite| {
         let resources = file.resources(rewrite);
         let value = &resources.routes.by_name["listener_0"].value;
-        let table = RouteConfiguration::decode(&value[..]).unwrap();
+        let table = RouteConfiguration::decode(&value.message()[..]).unwrap();
         table.virtual_hosts[0].routes.iter().filter(|r| r.metadata.is_some()).count()
     };
     assert_eq!(metadata(false), 0);
@@ -101,7 +102,8 @@ fn endpoints_of_both_protocols() {
     assert_eq!(backends(0), [("h", Some(1), Some(2)), ("g", None, Some(3))]);
     assert_eq!(backends(1), [("::1", Some(80), None), ("all", None, Some(81))]);
     let resources = file.resources(false);
-    let cluster = Cluster::decode(&resources.clusters.by_name["a_http"].value[..]).unwrap();
+    let cluster =
+        Cluster::decode(&resources.clusters.by_name["a_http"].value.message()[..]).unwrap();
     let locality = &cluster.load_assignment.unwrap().endpoints[0];
     assert_eq!(locality.lb_endpoints.len(), 1);
 }

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use prost::Message;
 use sha2::{Digest, Sha256};
 
-use crate::model::{RawResource, ResourceSet, Resources};
+use crate::model::{RawResource, RawValue, ResourceSet, Resources};
 
 const MAGIC: &[u8; 8] = b"RADIANT\n";
 const FORMAT: u32 = 1;
@@ -147,7 +147,7 @@ fn saved_set(kind: u32, set: &ResourceSet) -> SavedSet {
     let resources = set.by_name.iter().map(|(name, resource)| SavedResource {
         name: name.clone(),
         version: resource.version.clone(),
-        value: resource.value.clone(),
+        value: resource.value.message(),
         updated: resource
             .updated
             .duration_since(SystemTime::UNIX_EPOCH)
@@ -197,7 +197,8 @@ fn decode(file: &Bytes) -> Result<Resources, &'static str> {
             let updated = SystemTime::UNIX_EPOCH
                 .checked_add(Duration::from_millis(r.updated))
                 .unwrap_or(SystemTime::UNIX_EPOCH);
-            let resource = RawResource { version: r.version, value: r.value, updated };
+            let resource =
+                RawResource { version: r.version, value: RawValue::Message(r.value), updated };
             target.by_name.insert(r.name, resource);
         }
     }
@@ -219,7 +220,7 @@ mod tests {
             .into_iter()
             .map(|set| {
                 let each = set.by_name.iter().map(|(name, r)| {
-                    (name.clone(), r.version.clone(), r.value.clone(), millis(r.updated))
+                    (name.clone(), r.version.clone(), r.value.message(), millis(r.updated))
                 });
                 (set.version_info.clone(), each.collect())
             })
@@ -230,7 +231,7 @@ mod tests {
         let resource =
             (any::<String>(), any::<Vec<u8>>(), 0u64..1 << 45).prop_map(|(v, b, t)| RawResource {
                 version: v,
-                value: Bytes::from(b),
+                value: RawValue::Message(b.into()),
                 updated: SystemTime::UNIX_EPOCH + Duration::from_millis(t),
             });
         let set =
@@ -288,7 +289,7 @@ mod tests {
             "c".to_owned(),
             RawResource {
                 version: "1".to_owned(),
-                value: Bytes::from_static(b"value"),
+                value: RawValue::Message("value".into()),
                 updated: SystemTime::UNIX_EPOCH,
             },
         );

@@ -22,7 +22,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::headers::{HeaderId, RequestHead};
 use crate::model::{HeaderMatch, Route, RouteTable, StringMatch, VirtualHost};
 
-pub use edit::{Edited, IndexEditor, Listed};
+pub use edit::{Edited, IndexEditor, NEW};
 
 /// Hash index of a virtual host's routes on the exact `seldon-model` value.
 #[derive(Debug, Default)]
@@ -81,7 +81,8 @@ impl RouteIndex {
     /// Indexes a list of routes.
     #[must_use]
     pub fn build(routes: impl IntoIterator<Item = Arc<Route>>) -> Self {
-        IndexEditor::default().edit(routes.into_iter().map(Listed::New).collect()).index
+        let routes: Vec<_> = routes.into_iter().collect();
+        IndexEditor::default().edit(vec![NEW; routes.len()], routes).index
     }
 
     /// Number of routes.

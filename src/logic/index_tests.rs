@@ -187,12 +187,10 @@ impl Editing {
             self.ids.iter().find(|(held, _)| Arc::ptr_eq(held, route)).map(|(_, id)| *id)
         };
         let new: Vec<_> = table.iter().filter(|route| held(route).is_none()).collect();
-        let listed = table.iter().map(|route| match held(route) {
-            Some(id) => Listed::Held(id),
-            None => Listed::New(Arc::clone(route)),
-        });
-        let edited = self.editor.edit(listed.collect());
+        let listed: Vec<_> = table.iter().map(|route| held(route).unwrap_or(NEW)).collect();
+        let edited = self.editor.edit(listed.clone(), new.iter().copied().cloned().collect());
         assert_eq!(edited.added.len(), new.len());
+        assert!(edited.ids.iter().zip(listed).all(|(id, was)| *id == was || was == NEW));
         self.ids.retain(|(_, id)| !edited.removed.contains(id));
         self.ids.extend(new.into_iter().map(Arc::clone).zip(edited.added));
         edited.index
@@ -232,24 +230,24 @@ proptest! {
 fn an_edit_writes_only_the_buckets_that_changed() {
     let mut table = scheduler_table(5_000);
     let mut editing = IndexEditor::default();
-    let first = editing.edit(table.iter().map(|r| Listed::New(Arc::clone(r))).collect());
+    let first = editing.edit(vec![NEW; table.len()], table.clone());
     // The scheduler's order of models is another one each time.
     let order: Vec<usize> = (0..5_000).map(|i| (i * 37 + 11) % 5_000).collect();
     let ids = order.iter().flat_map(|model| [2 * model, 2 * model + 1]);
-    let mut listed: Vec<_> = ids.clone().map(|i| Listed::Held(first.added[i])).collect();
-    let shuffled = editing.edit(listed);
+    let mut listed: Vec<_> = ids.clone().map(|i| first.added[i]).collect();
+    let shuffled = editing.edit(listed, Vec::new());
     let written = |a: &RouteIndex, b: &RouteIndex| {
         a.buckets.iter().zip(&b.buckets).filter(|(a, b)| !Arc::ptr_eq(a, b)).count()
     };
     assert_eq!(written(&first.index, &shuffled.index), 0);
     // One model gets another route, another one's two change places.
     let changed = scheduler_table(1).remove(0);
-    listed = ids.clone().map(|i| Listed::Held(first.added[i])).collect();
+    listed = ids.clone().map(|i| first.added[i]).collect();
     let place = order.iter().position(|model| *model == 0).unwrap() * 2;
-    listed[place] = Listed::New(Arc::clone(&changed));
+    listed[place] = NEW;
     let swapped = order.iter().position(|model| *model == 4_999).unwrap() * 2;
     listed.swap(swapped, swapped + 1);
-    let edited = editing.edit(listed);
+    let edited = editing.edit(listed, vec![Arc::clone(&changed)]);
     assert_eq!(edited.removed, [first.added[0]]);
     assert!(written(&shuffled.index, &edited.index) <= 2);
     table[0] = changed;

@@ -8,6 +8,7 @@
 
 mod cluster;
 mod listener;
+mod raw_table;
 mod resources;
 mod route;
 mod text;
@@ -22,7 +23,9 @@ pub use listener::{
     AccessLog, AccessLogFormat, AccessLogSink, JsonFormat, Listener, ListenerConfig, ListenerKind,
     LogFilter, LogFilterHeader, StatusOp, Tap,
 };
-pub use resources::{RawResource, ResourceSet, Resources};
+pub use raw_table::RawTable;
+pub(crate) use raw_table::{NAME, ROUTES, RawHost, VIRTUAL_HOSTS};
+pub use resources::{RawResource, RawValue, ResourceSet, Resources};
 pub use route::{
     Action, AppendAction, DirectResponse, Forward, HeaderAdd, HeaderMatch, HeaderMatcher,
     HeaderMutations, HeaderValue, Mirror, PathMatch, RetryOn, RetryPolicy, Route, RouteMatch,

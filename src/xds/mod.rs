@@ -7,6 +7,8 @@
 //! says which field it cannot honour.
 
 pub mod decode;
+mod rpc;
+pub mod scan;
 pub mod session;
 pub mod store;
 pub mod stream;

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use http::Uri;
-use http::uri::PathAndQuery;
 use hyper_util::rt::TokioIo;
+use prost::Message;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use rustls_pki_types::ServerName;
@@ -19,16 +20,16 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsConnector;
-use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::client::Grpc;
+use tonic::Status;
 use tonic::codegen::Service;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status, Streaming};
-use tonic_prost::ProstCodec;
 
+use super::decode::KnownTable;
+use super::rpc::{self, Answers, Incoming};
+use super::scan::DeltaScan;
 use super::session::Session;
 use super::store::{Progress, SharedStore};
-use super::wire::{self, DeltaResponse, Response, StateResponse};
+use super::wire::{self, Response, StateResponse};
 use crate::logic::ads::{self, Variant, backoff};
 use crate::plane::Node;
 
@@ -150,39 +151,34 @@ struct Client {
 impl Client {
     /// One stream from connection to end; sets `answered` at the first response.
     async fn stream(&mut self, answered: &mut bool) -> Result<(), StreamError> {
-        let channel = self.connect().await?;
-        let mut grpc = Grpc::new(channel).max_decoding_message_size(usize::MAX);
-        grpc.ready().await?;
+        let mut channel = self.connect().await?;
         let node = self.node.clone();
         match self.options.variant {
             Variant::Delta => {
                 let (tx, rx) = mpsc::unbounded_channel();
                 let mut out = Outbound { tx, encode: move |r| wire::delta_request(r, &node) };
                 out.send(self.session.opened());
-                let path = PathAndQuery::from_static(DELTA);
-                let requests = Request::new(UnboundedReceiverStream::new(rx));
-                let codec = ProstCodec::default();
-                let responses = grpc.streaming(requests, path, codec).await?.into_inner();
-                self.converse(out, responses, DeltaResponse::take_apart, answered).await
+                let answers = rpc::open(&mut channel, DELTA, rx).await?;
+                let store = self.store.clone();
+                let known = move |name: &str| store.known_table(name);
+                let begin = |len| DeltaScan::new(len, known.clone());
+                self.converse(out, answers, begin, answered).await
             }
             Variant::StateOfTheWorld => {
                 let (tx, rx) = mpsc::unbounded_channel();
                 let mut out = Outbound { tx, encode: move |r| wire::state_request(r, &node) };
                 out.send(self.session.opened());
-                let path = PathAndQuery::from_static(STATE_OF_THE_WORLD);
-                let requests = Request::new(UnboundedReceiverStream::new(rx));
-                let codec = ProstCodec::default();
-                let responses = grpc.streaming(requests, path, codec).await?.into_inner();
-                self.converse(out, responses, StateResponse::take_apart, answered).await
+                let answers = rpc::open(&mut channel, STATE_OF_THE_WORLD, rx).await?;
+                self.converse(out, answers, |_| StateBytes::default(), answered).await
             }
         }
     }
 
-    async fn converse<Q, R>(
+    async fn converse<Q, I: Incoming<Message = Option<Response>>>(
         &mut self,
         mut out: Outbound<Q, impl FnMut(ads::Request) -> Q>,
-        mut responses: Streaming<R>,
-        take_apart: impl Fn(R) -> Option<Response>,
+        mut answers: Answers<I>,
+        begin: impl Fn(usize) -> I,
         answered: &mut bool,
     ) -> Result<(), StreamError> {
         self.store.lock().plane().stats.control.connected_state.set(1);
@@ -192,10 +188,10 @@ impl Client {
         out.send(self.session.progressed());
         loop {
             tokio::select! {
-                message = responses.message() => {
-                    let Some(message) = message? else { return Ok(()) };
+                message = answers.next(&begin) => {
+                    let Some(response) = message? else { return Ok(()) };
                     *answered = true;
-                    match take_apart(message) {
+                    match response {
                         Some(response) => out.send(self.session.received(response)),
                         None => tracing::warn!("response of a type that was not asked for"),
                     }
@@ -237,6 +233,40 @@ impl Client {
         };
         Ok(endpoint.connect_with_connector(connector).await?)
     }
+}
+
+impl<K: Fn(&str) -> Option<KnownTable>> Incoming for DeltaScan<K> {
+    type Message = Option<Response>;
+
+    fn feed(&mut self, bytes: &[u8]) -> Result<(), Status> {
+        Self::feed(self, bytes).map_err(not_a_response)
+    }
+
+    fn finish(self) -> Result<Option<Response>, Status> {
+        Self::finish(self).map_err(not_a_response)
+    }
+}
+
+/// A response of the state-of-the-world variant that is coming in.
+#[derive(Default)]
+struct StateBytes(BytesMut);
+
+impl Incoming for StateBytes {
+    type Message = Option<Response>;
+
+    fn feed(&mut self, bytes: &[u8]) -> Result<(), Status> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Option<Response>, Status> {
+        let decoded = StateResponse::decode(self.0.freeze()).map_err(not_a_response)?;
+        Ok(decoded.take_apart())
+    }
+}
+
+fn not_a_response(error: impl std::fmt::Display) -> Status {
+    Status::internal(format!("not a discovery response: {error}"))
 }
 
 struct Outbound<Q, F> {

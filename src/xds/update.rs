@@ -2,6 +2,9 @@
 
 use bytes::Bytes;
 
+use super::decode::TableScan;
+use crate::model::RawResource;
+
 pub use crate::logic::ads::ResourceType;
 
 /// Resources of one type that came together.
@@ -11,6 +14,8 @@ pub struct Update {
     pub kind: ResourceType,
     /// New or changed resources.
     pub resources: Vec<Resource>,
+    /// Route tables that were taken apart while they came in.
+    pub tables: Vec<Table>,
     /// Names that are gone. Ignored for routes and secrets, as in Envoy.
     pub removed: Vec<String>,
     /// `system_version_info`; opaque.
@@ -24,7 +29,14 @@ impl Update {
     /// An update that adds or changes `resources` and removes nothing.
     #[must_use]
     pub fn new(kind: ResourceType, resources: Vec<Resource>) -> Self {
-        Self { kind, resources, removed: Vec::new(), version_info: String::new(), complete: false }
+        Self {
+            kind,
+            resources,
+            tables: Vec::new(),
+            removed: Vec::new(),
+            version_info: String::new(),
+            complete: false,
+        }
     }
 
     /// The whole state of a type.
@@ -45,7 +57,24 @@ pub struct Resource {
     pub value: Bytes,
 }
 
+/// A route table, taken apart.
+#[derive(Clone, Debug)]
+pub struct Table {
+    /// Its name, the same as in the message.
+    pub name: String,
+    /// Opaque version.
+    pub version: String,
+    /// What came.
+    pub scan: TableScan,
+}
+
 impl Resource {
+    /// A resource that was accepted before.
+    #[must_use]
+    pub fn accepted(name: String, raw: &RawResource) -> Self {
+        Self { name, version: raw.version.clone(), value: raw.value.message() }
+    }
+
     /// A resource from a message. Its version is a digest of the bytes.
     #[must_use]
     pub fn encode(name: &str, message: &impl prost::Message) -> Self {

@@ -1,8 +1,8 @@
 //! Messages of the discovery service as they travel.
 //!
-//! Responses are declared here with `Bytes` for the resources, so that a table
-//! of several megabytes is not copied once more; requests are the generated
-//! ones.
+//! Responses of the delta variant are taken apart while they come in ([`super::scan`]);
+//! those of the other are declared here with `Bytes` for the resources, so that a
+//! table of several megabytes is not copied once more. Requests are the generated ones.
 
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::{
@@ -24,32 +24,6 @@ pub(crate) struct Any {
     pub(crate) type_url: String,
     #[prost(bytes = "bytes", tag = "2")]
     pub(crate) value: Bytes,
-}
-
-/// `envoy.service.discovery.v3.Resource`, as far as it is read.
-#[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct DeltaResource {
-    #[prost(string, tag = "1")]
-    pub(crate) version: String,
-    #[prost(message, optional, tag = "2")]
-    pub(crate) resource: Option<Any>,
-    #[prost(string, tag = "3")]
-    pub(crate) name: String,
-}
-
-/// `envoy.service.discovery.v3.DeltaDiscoveryResponse`, as far as it is read.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct DeltaResponse {
-    #[prost(string, tag = "1")]
-    pub(crate) system_version_info: String,
-    #[prost(message, repeated, tag = "2")]
-    pub(crate) resources: Vec<DeltaResource>,
-    #[prost(string, tag = "4")]
-    pub(crate) type_url: String,
-    #[prost(string, tag = "5")]
-    pub(crate) nonce: String,
-    #[prost(string, repeated, tag = "6")]
-    pub(crate) removed_resources: Vec<String>,
 }
 
 /// `envoy.service.discovery.v3.DiscoveryResponse`, as far as it is read.
@@ -80,27 +54,6 @@ pub struct Response {
 /// buffer of a response alive that held thousands.
 const COPY_BELOW: usize = 64 * 1024;
 
-impl DeltaResponse {
-    /// What the response changes; none if its type is not one of ours.
-    #[must_use]
-    pub fn take_apart(self) -> Option<Response> {
-        let kind = ResourceType::of(&self.type_url)?;
-        let mut update = Update::new(kind, Vec::with_capacity(self.resources.len()));
-        let mut rejected = Vec::new();
-        for DeltaResource { name, version, resource } in self.resources {
-            // A heartbeat has no resource.
-            let Some(any) = resource else { continue };
-            match value(any, kind) {
-                Ok(value) => update.resources.push(Resource { name, version, value }),
-                Err(reason) => rejected.push(Rejected { name, reason }),
-            }
-        }
-        update.removed = self.removed_resources;
-        update.version_info = self.system_version_info;
-        Some(Response { nonce: self.nonce, update, rejected })
-    }
-}
-
 impl StateResponse {
     /// What the response changes; none if its type is not one of ours.
     #[must_use]
@@ -123,14 +76,16 @@ impl StateResponse {
     }
 }
 
-fn value(any: Any, kind: ResourceType) -> Result<Bytes, String> {
-    if any.type_url != kind.url() {
-        return Err(format!(
-            "type URL {} does not match the response's {}",
-            any.type_url,
-            kind.url()
-        ));
+/// Says what is wrong with a resource of this type in a response of that one.
+pub(crate) fn check_type(url: &str, kind: ResourceType) -> Result<(), String> {
+    if url == kind.url() {
+        return Ok(());
     }
+    Err(format!("type URL {url} does not match the response's {}", kind.url()))
+}
+
+fn value(any: Any, kind: ResourceType) -> Result<Bytes, String> {
+    check_type(&any.type_url, kind)?;
     if any.value.len() < COPY_BELOW {
         Ok(Bytes::copy_from_slice(&any.value))
     } else {

@@ -8,13 +8,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use prost::Message;
 use radiant::headers::RequestHead;
 use radiant::logic::ads::{Request, ResourceType, Variant};
 use radiant::model::{Action, EndpointAddress, HeaderMutations, HeaderValue, Route};
 use radiant::plane::{Node, Plane, ServerState};
+use radiant::xds::scan::DeltaScan;
 use radiant::xds::session::Session;
-use radiant::xds::wire::{DeltaResponse, Response};
+use radiant::xds::wire::Response;
 use radiant::xds::{SharedStore, Store, StoreOptions, decode};
 use serde_json::Value;
 
@@ -87,7 +87,10 @@ impl Replay {
 
     fn scheduler(&mut self, file: &str) {
         let bytes = Bytes::from(std::fs::read(golden(file)).unwrap());
-        let response = DeltaResponse::decode(bytes).unwrap().take_apart().unwrap();
+        let store = self.store.clone();
+        let mut scan = DeltaScan::new(bytes.len(), move |name: &str| store.known_table(name));
+        bytes.chunks(1_000).for_each(|piece| scan.feed(piece).unwrap());
+        let response = scan.finish().unwrap().unwrap();
         assert_eq!(response.rejected, []);
         let kind = response.update.kind;
         let hosts = host_names(&response);

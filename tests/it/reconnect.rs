@@ -210,7 +210,7 @@ fn a_bad_cluster_is_named_to_the_scheduler_and_its_neighbours_serve() {
     client.until("serving", |c| c.route("iris").is_some());
     let good = client.plane.resources.read().unwrap().clusters.by_name["mirror_http"].clone();
     let make = |name: &str, edit: fn(&mut Cluster)| {
-        let mut cluster = Cluster::decode(&*good.value).unwrap();
+        let mut cluster = Cluster::decode(good.value.message()).unwrap();
         name.clone_into(&mut cluster.name);
         edit(&mut cluster);
         PushedResource::new(name.to_owned(), cluster.encode_to_vec())

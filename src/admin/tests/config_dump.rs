@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use serde_json::{Value, json};
 
 use super::world::{World, sample, sample_json};
-use crate::model::{RawResource, ResourceSet};
+use crate::model::{RawResource, RawValue, ResourceSet};
 
 /// A world with the recorded bootstrap and resources: the bytes of a resource
 /// are its JSON.
@@ -36,7 +36,7 @@ async fn world() -> World {
 fn accept(set: &mut ResourceSet, entry: &Value, resource: &Value) {
     let accepted = RawResource {
         version: entry["version_info"].as_str().unwrap().to_owned(),
-        value: resource.to_string().into(),
+        value: RawValue::Message(resource.to_string().into()),
         updated: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
     };
     set.by_name.insert(resource["name"].as_str().unwrap().to_owned(), accepted);
@@ -125,7 +125,8 @@ async fn private_keys_stay_private() {
 #[tokio::test]
 async fn a_resource_that_cannot_be_shown_does_not_hide_the_others() {
     let world = world().await;
-    let broken = RawResource { version: "1".to_owned(), value: "{".into(), updated: UNIX_EPOCH };
+    let value = RawValue::Message("{".into());
+    let broken = RawResource { version: "1".to_owned(), value, updated: UNIX_EPOCH };
     world.plane.resources.write().unwrap().clusters.by_name.insert("a_broken".to_owned(), broken);
     let answer = world.admin("GET /config_dump?resource=dynamic_active_clusters").await;
     assert!(answer.contains("\"name\": \"a_broken\",\n    \"error\": \"EOF"), "{answer}");

@@ -14,21 +14,17 @@ const MAX_BUCKETS: usize = 1 << 16;
 /// Place of a route that the table does not list.
 const UNLISTED: u32 = u32::MAX;
 
-/// A route of the new table.
-#[derive(Debug)]
-pub enum Listed {
-    /// The last table had it under this id.
-    Held(u32),
-    /// It is new.
-    New(Arc<Route>),
-}
+/// Stands for a route that the last table did not have.
+pub const NEW: u32 = u32::MAX;
 
 /// What became of an edit.
 #[derive(Debug)]
 pub struct Edited {
     /// The new table's index.
     pub index: RouteIndex,
-    /// Ids of [`Listed::New`], in their order.
+    /// Ids of the routes as they are listed.
+    pub ids: Vec<u32>,
+    /// Ids of the new ones, in their order.
     pub added: Vec<u32>,
     /// Ids that the new table does not list any more; they will be used again.
     pub removed: Vec<u32>,
@@ -67,24 +63,20 @@ struct Group {
 }
 
 impl IndexEditor {
-    /// The index of a table that lists these routes, in this order. Of a route
-    /// that is listed again the first place counts: whatever it decides, it has
-    /// decided there.
+    /// The index of a table that lists these routes, in this order: ids of the last
+    /// table, or [`NEW`] for the next of `new`. Of a route that is listed again the
+    /// first place counts: whatever it decides, it has decided there.
     ///
     /// # Panics
-    /// If there are 2^32 - 1 routes: their messages would take terabytes.
-    pub fn edit(&mut self, listed: Vec<Listed>) -> Edited {
-        let len = listed.len();
+    /// If there are 2^32 - 1 routes, whose messages would take terabytes, or fewer
+    /// new ones than `ids` tells of.
+    pub fn edit(&mut self, mut ids: Vec<u32>, new: Vec<Arc<Route>>) -> Edited {
+        let len = ids.len();
         let mut dirty = vec![false; self.buckets.len()];
-        let (mut ids, mut added) = (Vec::with_capacity(len), Vec::new());
-        for route in listed {
-            ids.push(match route {
-                Listed::Held(id) => id,
-                Listed::New(route) => {
-                    added.push(self.add(route));
-                    added[added.len() - 1]
-                }
-            });
+        let added: Vec<u32> = new.into_iter().map(|route| self.add(route)).collect();
+        let mut next = added.iter();
+        for id in ids.iter_mut().filter(|id| **id == NEW) {
+            *id = *next.next().expect("as many new routes as are listed");
         }
         let places = self.place(&ids, &mut dirty);
         let removed = self.remove_unlisted(&places, &mut dirty);
@@ -100,7 +92,7 @@ impl IndexEditor {
             places: places.into(),
             len,
         };
-        Edited { index, added, removed }
+        Edited { index, ids, added, removed }
     }
 
     /// Gives a route an id and a group.

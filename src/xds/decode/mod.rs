@@ -10,6 +10,7 @@
 mod access_log;
 mod cluster;
 mod connection_manager;
+mod descent;
 mod error;
 mod filter;
 mod header;
@@ -19,14 +20,19 @@ mod retry;
 mod route;
 mod scalar;
 mod table;
+mod table_scan;
 #[cfg(test)]
 mod tests;
 mod tls;
 mod walk;
 
 pub use cluster::{DecodedCluster, cluster};
+pub use descent::Malformed;
+pub(crate) use descent::{Descent, Field, Visit};
 pub use error::Invalid;
 pub use listener::{DecodedListener, RouteSource, listener};
-pub use table::{RouteCache, RouteContext, table};
+pub use table::{RouteCache, RouteContext, scanned_table, table};
+pub(crate) use table_scan::Part;
+pub use table_scan::{KnownTable, TableScan};
 pub use tls::secret;
 pub(crate) use walk::first_string;

@@ -1,35 +1,32 @@
 //! Route tables, compiled incrementally.
 //!
-//! The control plane sends the whole table at every change. Its raw bytes are
-//! walked, each route is fingerprinted, and a route whose bytes were in the
-//! previous table keeps its compiled object: one changed route of 40,000 costs
-//! one compilation.
+//! The control plane sends the whole table at every change. While it comes in each
+//! route is fingerprinted ([`super::table_scan`]), and one whose bytes were in the
+//! last table keeps its compiled object: one changed route of 40,000 costs one
+//! compilation.
 
 use std::cell::RefCell;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
-use bytes::Bytes;
 use envoy_types::pb::envoy::config::route::v3 as pb;
-use hashbrown::{HashMap, HashSet, HashTable};
+use hashbrown::{HashMap, HashSet};
 use prost::Message;
-use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::Invalid;
 use super::error::{At, Unset, overlook, refuse};
 use super::header::mutations;
 use super::retry::retry_policy;
-use super::walk::split;
-use crate::logic::index::{IndexEditor, Listed, RouteIndex};
-use crate::model::{ClusterSlot, Clusters, NamedSlot, RetryPolicy, Route, RouteTable, VirtualHost};
+use super::table_scan::{HostScan, KnownTable, NewRoute, TableScan, read};
+use crate::logic::index::{IndexEditor, NEW, RouteIndex};
+use crate::model::{
+    ClusterSlot, Clusters, NamedSlot, RawHost, RetryPolicy, Route, RouteTable, VirtualHost,
+};
 
-/// Field numbers that the walk looks for.
-const VIRTUAL_HOSTS: u64 = 2;
-const ROUTES: u64 = 3;
-
-/// What is kept of the last accepted table of a name: its routes by the
-/// fingerprint of their bytes.
+/// What is kept of the last accepted table of a name.
 #[derive(Debug, Default)]
 pub struct RouteCache {
+    raw: KnownTable,
     /// By position of the virtual host.
     hosts: Vec<HostCache>,
     compiled: Vec<Arc<Route>>,
@@ -41,57 +38,48 @@ impl RouteCache {
     pub fn take_compiled(&mut self) -> Vec<Arc<Route>> {
         std::mem::take(&mut self.compiled)
     }
+
+    /// The bytes of the last accepted table, to compare the next one with.
+    #[must_use]
+    pub fn raw(&self) -> &KnownTable {
+        &self.raw
+    }
 }
 
-/// Routes of a virtual host.
+/// A virtual host of the last accepted table.
 #[derive(Debug, Default)]
 struct HostCache {
     editor: IndexEditor,
-    /// By the editor's route id.
-    fingerprints: Vec<u128>,
-    /// Route ids by fingerprint.
-    ids: HashTable<u32>,
-}
-
-impl HostCache {
-    fn find(&self, fingerprint: u128) -> Option<u32> {
-        let same = |id: &u32| self.fingerprints[*id as usize] == fingerprint;
-        self.ids.find(hash(fingerprint), same).copied()
-    }
-
-    /// Takes over what was planned.
-    fn commit(&mut self, plan: Plan) -> RouteIndex {
-        let edited = self.editor.edit(plan.listed);
-        for id in edited.removed {
-            let place = hash(self.fingerprints[id as usize]);
-            if let Ok(found) = self.ids.find_entry(place, |held| *held == id) {
-                found.remove();
-            }
-        }
-        for (id, fingerprint) in edited.added.into_iter().zip(plan.fingerprints) {
-            let at = id as usize;
-            self.fingerprints.resize(self.fingerprints.len().max(at + 1), 0);
-            self.fingerprints[at] = fingerprint;
-            let fingerprints = &self.fingerprints;
-            let rehash = |id: &u32| hash(fingerprints[*id as usize]);
-            self.ids.insert_unique(hash(fingerprint), id, rehash);
-        }
-        edited.index
-    }
-}
-
-/// A fingerprint is as good a hash as any.
-#[expect(clippy::cast_possible_truncation, reason = "half of it is enough")]
-fn hash(fingerprint: u128) -> u64 {
-    fingerprint as u64
+    /// Stands for what its routes inherited.
+    inherited: u64,
 }
 
 /// A virtual host's routes, compiled and not yet in force.
 #[derive(Debug, Default)]
 struct Plan {
-    listed: Vec<Listed>,
-    /// Fingerprints of the new ones, in order.
-    fingerprints: Vec<u128>,
+    inherited: u64,
+    /// Ids of the last table, or [`NEW`].
+    listed: Vec<u32>,
+    /// The new ones.
+    routes: Vec<Arc<Route>>,
+    raw: Vec<NewRoute>,
+    rest: Vec<u8>,
+}
+
+impl Plan {
+    /// Puts it into force.
+    fn commit(self, held: &mut HostCache, raw: &mut RawHost) -> RouteIndex {
+        let edited = held.editor.edit(self.listed, self.routes);
+        held.inherited = self.inherited;
+        for id in edited.removed {
+            raw.remove(id);
+        }
+        for (id, new) in edited.added.into_iter().zip(self.raw) {
+            raw.insert(id, new.fingerprint, new.bytes);
+        }
+        (raw.order, raw.rest) = (edited.ids, self.rest);
+        edited.index
+    }
 }
 
 /// What compiling a table needs besides the table.
@@ -111,12 +99,31 @@ pub struct RouteContext<'a> {
 /// The first thing that is wrong, with its path. Nothing is kept of a refused
 /// table but slots without a cluster, which nobody names.
 pub fn table(
-    message: &Bytes,
+    message: &[u8],
     cx: &RouteContext<'_>,
     cache: &mut RouteCache,
 ) -> Result<Arc<RouteTable>, Invalid> {
-    let parts = split(message, VIRTUAL_HOSTS)?;
-    let config = pb::RouteConfiguration::decode(&*parts.rest).map_err(malformed)?;
+    let known = Arc::clone(cache.raw());
+    scanned_table(TableScan::whole(message, Some(known)), cx, cache)
+}
+
+/// [`table`] for one that was compared with the last one while it came in.
+///
+/// # Errors
+///
+/// As for [`table`]; also if another table of this name was accepted meanwhile.
+pub fn scanned_table(
+    scan: TableScan,
+    cx: &RouteContext<'_>,
+    cache: &mut RouteCache,
+) -> Result<Arc<RouteTable>, Invalid> {
+    if scan.is_malformed() {
+        return Err(Invalid::new("malformed protobuf message"));
+    }
+    if !scan.is_of(&cache.raw) {
+        return Err(Invalid::new("another table of this name was accepted while it came in"));
+    }
+    let config = pb::RouteConfiguration::decode(&*scan.rest).map_err(malformed)?;
     refuse!(config; vhds, internal_only_headers, most_specific_header_mutations_wins,
         cluster_specifier_plugins, ignore_port_in_host_matching, vhost_header,
         ignore_path_parameters_in_path_matching, typed_per_filter_config, route_specifiers);
@@ -125,13 +132,13 @@ pub fn table(
         return Err(Invalid::unsupported("validate_clusters"));
     }
     let mut session = Session::new(cx);
-    let mut virtual_hosts = Vec::with_capacity(parts.parts.len());
-    let mut plans = Vec::with_capacity(parts.parts.len());
-    let unknown = HostCache::default();
-    for (i, host) in parts.parts.iter().enumerate() {
+    let mut virtual_hosts = Vec::with_capacity(scan.hosts.len());
+    let mut plans = Vec::with_capacity(scan.hosts.len());
+    for (i, host) in scan.hosts.into_iter().enumerate() {
         session.inherited = Inherited::default();
         session.inherited.mirrors.clone_from(&config.request_mirror_policies);
-        let held = cache.hosts.get(i).unwrap_or(&unknown);
+        let raw = read(&cache.raw);
+        let held = cache.hosts.get(i).zip(raw.hosts.get(i));
         let host = virtual_host(host, held, &mut session).at_index("virtual_hosts", i)?;
         virtual_hosts.push(host.0);
         plans.push(host.1);
@@ -150,15 +157,15 @@ pub fn table(
         )?,
     );
     // From here on nothing can go wrong.
+    cache.compiled = plans.iter().flat_map(|plan| plan.routes.iter().cloned()).collect();
+    let mut raw = cache.raw.write().unwrap_or_else(PoisonError::into_inner);
+    raw.generation += 1;
+    raw.rest = scan.rest;
+    raw.hosts.resize_with(plans.len(), RawHost::default);
     cache.hosts.resize_with(plans.len(), HostCache::default);
-    cache.compiled.clear();
-    for ((host, held), plan) in virtual_hosts.iter_mut().zip(&mut cache.hosts).zip(plans) {
-        let new = plan.listed.iter().filter_map(|listed| match listed {
-            Listed::New(route) => Some(Arc::clone(route)),
-            Listed::Held(_) => None,
-        });
-        cache.compiled.extend(new);
-        host.routes = held.commit(plan);
+    let held = cache.hosts.iter_mut().zip(&mut raw.hosts);
+    for ((host, (held, raw)), plan) in virtual_hosts.iter_mut().zip(held).zip(plans) {
+        host.routes = plan.commit(held, raw);
     }
     let table = RouteTable { name: config.name, virtual_hosts, request_headers, response_headers };
     Ok(Arc::new(table))
@@ -166,12 +173,11 @@ pub fn table(
 
 /// A virtual host, still without its routes, and what is to become of them.
 fn virtual_host(
-    message: &[u8],
-    held: &HostCache,
+    scan: HostScan,
+    held: Option<(&HostCache, &RawHost)>,
     session: &mut Session<'_>,
 ) -> Result<(VirtualHost, Plan), Invalid> {
-    let parts = split(message, ROUTES)?;
-    let host = pb::VirtualHost::decode(&*parts.rest).map_err(malformed)?;
+    let host = pb::VirtualHost::decode(&*scan.rest).map_err(malformed)?;
     refuse!(host; matcher, require_tls, typed_per_filter_config, include_request_attempt_count,
         include_attempt_count_in_response, retry_policy_typed_config, hedge_policy,
         include_is_timeout_retry_header, route_specifiers);
@@ -183,8 +189,8 @@ fn virtual_host(
     if host.domains.is_empty() {
         return Err(Invalid::new("value must contain at least 1 item(s)").at("domains"));
     }
-    let seed = session.inherit(&host)?;
-    let plan = routes(&parts.parts, held, seed, session)?;
+    let inherited = session.inherit(&host)?;
+    let plan = plan(scan, held, inherited, session)?;
     let host = VirtualHost {
         routes: RouteIndex::default(),
         request_headers: mutations(
@@ -203,29 +209,28 @@ fn virtual_host(
     Ok((host, plan))
 }
 
-/// Compiles those routes that are not `held`; `seed` stands for what they
-/// inherit.
-fn routes(
-    parts: &[&[u8]],
-    held: &HostCache,
-    seed: u64,
+/// Compiles the new routes; all of them if they inherit something else now.
+fn plan(
+    mut scan: HostScan,
+    held: Option<(&HostCache, &RawHost)>,
+    inherited: u64,
     session: &Session<'_>,
 ) -> Result<Plan, Invalid> {
-    let mut plan = Plan { listed: Vec::with_capacity(parts.len()), fingerprints: Vec::new() };
-    if u32::try_from(parts.len()).is_err() {
+    if u32::try_from(scan.listed.len()).is_err() {
         return Err(Invalid::new("2^32 routes or more").at("routes"));
     }
-    for (at, bytes) in parts.iter().enumerate() {
-        let fingerprint = xxh3_128_with_seed(bytes, seed);
-        plan.listed.push(match held.find(fingerprint) {
-            Some(id) => Listed::Held(id),
-            None => {
-                plan.fingerprints.push(fingerprint);
-                Listed::New(compile(bytes, session).at_index("routes", at)?)
-            }
-        });
+    if let Some((cache, raw)) = held
+        && cache.inherited != inherited
+    {
+        scan.renew(raw);
     }
-    Ok(plan)
+    let places = scan.listed.iter().enumerate().filter_map(|(at, id)| (*id == NEW).then_some(at));
+    let compiled = places
+        .zip(&scan.new)
+        .map(|(at, new)| compile(&new.bytes, session).at_index("routes", at))
+        .collect::<Result<_, _>>()?;
+    let HostScan { rest, listed, new } = scan;
+    Ok(Plan { inherited, listed, routes: compiled, raw: new, rest })
 }
 
 fn compile(bytes: &[u8], session: &Session<'_>) -> Result<Arc<Route>, Invalid> {
@@ -314,8 +319,8 @@ impl<'a> Session<'a> {
         Ok(policy)
     }
 
-    /// Takes over what routes inherit; the seed tells compiled routes apart
-    /// that inherit something else.
+    /// Takes over what routes inherit; the number tells apart what is
+    /// inherited.
     fn inherit(&mut self, host: &pb::VirtualHost) -> Result<u64, Invalid> {
         let mut inherited = Vec::new();
         if let Some(policy) = &host.retry_policy {

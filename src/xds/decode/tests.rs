@@ -508,14 +508,20 @@ mod bytes_from_a_peer {
     }
 
     #[test]
-    fn a_walk_agrees_with_a_decoder() {
-        let whole = config(vec![plain_route(), plain_route()]);
-        let bytes = Bytes::from(whole.encode_to_vec());
-        let split = walk::split(&bytes, 2).unwrap();
-        let hosts: Vec<_> =
-            split.parts.iter().map(|p| rt::VirtualHost::decode(*p).unwrap()).collect();
-        assert_eq!(hosts, whole.virtual_hosts);
-        assert_eq!(rt::RouteConfiguration::decode(&*split.rest).unwrap().name, "t");
-        assert_eq!(first_string(&bytes, 1), Some("t"));
+    fn an_accepted_table_can_be_shown() {
+        let mut whole = config(vec![plain_route(), edited(|r| r.name = "b".to_owned())]);
+        let clusters = Clusters::default();
+        let cx = RouteContext { clusters: &clusters, rewrite: false };
+        let mut cache = RouteCache::default();
+        for _ in 0..2 {
+            table(&whole.encode_to_vec(), &cx, &mut cache).unwrap();
+            let shown = cache.raw().read().unwrap().message();
+            assert_eq!(rt::RouteConfiguration::decode(&*shown).unwrap(), whole);
+            assert_eq!(first_string(&shown, 1), Some("t"));
+            let routes = &mut whole.virtual_hosts[0].routes;
+            routes.swap(0, 1);
+            routes.push(edited(|r| r.name = "c".to_owned()));
+            routes.remove(0);
+        }
     }
 }

@@ -34,7 +34,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::logic::ads::ResourceType;
-use crate::model::{Listener, RawResource, ResourceSet, Resources, Snapshot};
+use crate::model::{Listener, RawResource, RawValue, ResourceSet, Resources, Snapshot};
 use crate::plane::{Plane, ServerState};
 use crate::stats::SubscriptionStats;
 
@@ -203,20 +203,9 @@ impl Store {
             (ResourceType::Route, saved.routes),
         ];
         for (kind, set) in sets {
-            let resources = set.by_name.into_iter();
-            let update = Update {
-                version_info: set.version_info,
-                ..Update::new(
-                    kind,
-                    resources
-                        .map(|(name, raw)| Resource {
-                            name,
-                            version: raw.version,
-                            value: raw.value,
-                        })
-                        .collect(),
-                )
-            };
+            let each = set.by_name.into_iter();
+            let resources = each.map(|(name, raw)| Resource::accepted(name, &raw)).collect();
+            let update = Update { version_info: set.version_info, ..Update::new(kind, resources) };
             rejected.extend(self.take_over(update, now).rejected);
         }
         self.stale = true;
@@ -289,12 +278,19 @@ impl Store {
             update.removed = held.filter(|name| !listed.contains(&**name)).collect();
         }
         let mut outcome = Outcome::default();
+        for table in update.tables {
+            let name = table.name.clone();
+            match self.take_table(table, now) {
+                Ok(()) => outcome.accepted += 1,
+                Err(reason) => outcome.rejected.push(Rejected { name, reason }),
+            }
+        }
         for resource in update.resources {
             let name = resource.name.clone();
             let taken = match kind {
                 ResourceType::Cluster => self.take_cluster(resource, now),
                 ResourceType::Listener => self.take_listener(resource, now),
-                ResourceType::Route => self.take_table(resource, now),
+                ResourceType::Route => self.take_whole_table(resource, now),
                 ResourceType::Secret => self.take_secret(resource),
             };
             match taken {
@@ -411,17 +407,18 @@ impl Store {
     fn is_held(&self, kind: ResourceType, resource: &Resource) -> bool {
         let resources = self.plane.resources.read().unwrap_or_else(PoisonError::into_inner);
         let held = resource_set(&resources, kind).by_name.get(&resource.name);
-        held.is_some_and(|held| held.value == resource.value)
+        held.is_some_and(|held| matches!(&held.value, RawValue::Message(m) if *m == resource.value))
     }
 
     fn keep_raw(&self, kind: ResourceType, resource: Resource) {
-        let raw = RawResource {
-            version: resource.version,
-            value: resource.value,
-            updated: SystemTime::now(),
-        };
+        let Resource { name, version, value } = resource;
+        self.keep(kind, name, version, RawValue::Message(value));
+    }
+
+    fn keep(&self, kind: ResourceType, name: String, version: String, value: RawValue) {
+        let raw = RawResource { version, value, updated: SystemTime::now() };
         self.edit_resources(kind, |set| {
-            set.by_name.insert(resource.name, raw);
+            set.by_name.insert(name, raw);
         });
     }
 

@@ -7,6 +7,7 @@ use tokio::sync::{Notify, watch};
 
 use super::{Progress, Store};
 use crate::model::Resources;
+use crate::xds::decode::KnownTable;
 use crate::xds::update::{Outcome, Rejected, Update};
 
 /// Handle on a [`Store`]. Clones share the store.
@@ -40,6 +41,12 @@ impl SharedStore {
         let rejected = store.restore(saved, Instant::now());
         self.report(&store);
         rejected
+    }
+
+    /// The last accepted table of a name, to compare the next one with.
+    #[must_use]
+    pub fn known_table(&self, name: &str) -> Option<KnownTable> {
+        self.lock().known_table(name)
     }
 
     /// The store itself, for a moment. Not to be held across an await.

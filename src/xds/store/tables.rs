@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use super::Store;
 use super::clusters::ClusterStates;
 use crate::logic::ads::ResourceType;
-use crate::model::{Action, ClusterSlot, Route, RouteTable};
-use crate::xds::decode::{self, RouteCache, RouteContext};
-use crate::xds::update::Resource;
+use crate::model::{Action, ClusterSlot, RawValue, Route, RouteTable};
+use crate::xds::decode::{self, KnownTable, RouteCache, RouteContext, TableScan};
+use crate::xds::update::{Resource, Table};
 
 /// How long a table waits whose new routes name clusters that nobody has told
 /// of. The scheduler sends clusters first, but each type has its own flow
@@ -18,7 +18,7 @@ const UNKNOWN_WAIT: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Default)]
 struct TableState {
-    /// Compiled routes of the last accepted table by fingerprint.
+    /// The last accepted table.
     cache: RouteCache,
     /// In force.
     active: Option<Arc<RouteTable>>,
@@ -118,24 +118,38 @@ impl Tables {
 }
 
 impl Store {
-    pub(super) fn take_table(&mut self, resource: Resource, now: Instant) -> Result<(), String> {
-        let name = resource.name.clone();
-        let taken = self.compile_table(resource, now);
+    /// The last accepted table of a name, to compare the next one with.
+    pub(super) fn known_table(&self, name: &str) -> Option<KnownTable> {
+        self.tables.by_name.get(name).map(|state| Arc::clone(state.cache.raw()))
+    }
+
+    pub(super) fn take_whole_table(
+        &mut self,
+        resource: Resource,
+        now: Instant,
+    ) -> Result<(), String> {
+        let Resource { name, version, value } = resource;
+        let scan = TableScan::whole(&value, self.known_table(&name));
+        self.take_table(Table { name, version, scan }, now)
+    }
+
+    pub(super) fn take_table(&mut self, table: Table, now: Instant) -> Result<(), String> {
+        let name = table.name.clone();
+        let taken = self.compile_table(table, now);
         self.tables.by_name.entry(name).or_default().refused = taken.is_err();
         taken
     }
 
-    fn compile_table(&mut self, resource: Resource, now: Instant) -> Result<(), String> {
-        if !self.is_held(ResourceType::Route, &resource) {
-            let state = self.tables.by_name.entry(resource.name.clone()).or_default();
-            let cx = RouteContext { clusters: &self.plane.clusters, rewrite: self.options.rewrite };
-            let decoded = decode::table(&resource.value, &cx, &mut state.cache);
-            let table = decoded.map_err(|e| e.to_string())?;
-            if table.name != resource.name {
-                // It is another table's now.
-                state.cache = RouteCache::default();
-                return Err(format!("the message's name is '{}' [name]", table.name));
+    fn compile_table(&mut self, table: Table, now: Instant) -> Result<(), String> {
+        let Table { name, version, scan } = table;
+        let state = self.tables.by_name.entry(name.clone()).or_default();
+        if !scan.is_unchanged() {
+            if !scan.is_malformed() && scan.name() != name {
+                return Err(format!("the message's name is '{}' [name]", scan.name()));
             }
+            let cx = RouteContext { clusters: &self.plane.clusters, rewrite: self.options.rewrite };
+            let decoded = decode::scanned_table(scan, &cx, &mut state.cache);
+            let table = decoded.map_err(|e| e.to_string())?;
             // Routes that were in force already do not get worse by a cluster
             // that nobody has told of; only new ones wait for such.
             let mut missing = not_routable(state.cache.take_compiled().iter());
@@ -153,7 +167,8 @@ impl Store {
             let until_known = replaced.map_or(now + moment, |w| w.until_known).min(until);
             state.waiting = Some(Waiting { table, missing, until, until_known });
         }
-        self.keep_raw(ResourceType::Route, resource);
+        let raw = RawValue::Table(Arc::clone(state.cache.raw()));
+        self.keep(ResourceType::Route, name, version, raw);
         Ok(())
     }
 

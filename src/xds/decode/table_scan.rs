@@ -1,0 +1,181 @@
+//! A route table while it comes in. Of routes that the last accepted table had, byte
+//! for byte, only their ids are kept: a table of megabytes in which one route changed
+//! leaves one route to decode.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use super::descent::{Descent, Field, Visit};
+use super::walk::first_string;
+use crate::logic::index::NEW;
+use crate::model::{NAME, ROUTES, RawHost, RawTable, VIRTUAL_HOSTS};
+
+/// The last accepted table of a name, shared with whoever shows it.
+pub type KnownTable = Arc<RwLock<RawTable>>;
+
+/// A table taken apart and compared with the last accepted one.
+#[derive(Clone, Debug, Default)]
+pub struct TableScan {
+    known: Option<KnownTable>,
+    /// Of `known`, when the scan began.
+    generation: u64,
+    /// All fields but the virtual hosts.
+    pub(super) rest: Vec<u8>,
+    pub(super) hosts: Vec<HostScan>,
+    is_malformed: bool,
+}
+
+/// A virtual host of it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct HostScan {
+    /// All fields but the routes.
+    pub(super) rest: Vec<u8>,
+    /// Its routes in order: ids in the known table, or [`NEW`] for the next of `new`.
+    pub(super) listed: Vec<u32>,
+    /// Those that the known table does not have.
+    pub(super) new: Vec<NewRoute>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct NewRoute {
+    pub(super) fingerprint: u128,
+    pub(super) bytes: Box<[u8]>,
+}
+
+impl HostScan {
+    /// Takes all routes for new ones.
+    pub(super) fn renew(&mut self, raw: &RawHost) {
+        let mut new = std::mem::take(&mut self.new).into_iter();
+        let all = self.listed.iter().filter_map(|id| match *id {
+            NEW => new.next(),
+            id => Some(NewRoute::of(raw.route(id))),
+        });
+        self.new = all.collect();
+        self.listed.fill(NEW);
+    }
+}
+
+impl NewRoute {
+    fn of(bytes: &[u8]) -> Self {
+        Self { fingerprint: RawHost::fingerprint(bytes), bytes: bytes.into() }
+    }
+}
+
+/// Messages within a table that are entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    Table,
+    Host,
+}
+
+impl TableScan {
+    /// The scan of a whole message.
+    #[must_use]
+    pub fn whole(message: &[u8], known: Option<KnownTable>) -> Self {
+        let mut scan = Self::default();
+        scan.compare_with(known);
+        let mut walk = Descent::new(Part::Table, message.len());
+        // What is malformed is passed over and noted.
+        let _ = walk.feed(message, &mut scan);
+        let _ = walk.finish(&mut scan);
+        scan
+    }
+
+    /// The table's name, as far as it has come in.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        first_string(&self.rest, NAME.into()).unwrap_or_default()
+    }
+
+    /// Compares what comes from now on with this table.
+    pub(crate) fn compare_with(&mut self, known: Option<KnownTable>) {
+        let generation = |known: &KnownTable| read(known).generation;
+        self.generation = known.as_ref().map_or(0, generation);
+        self.known = known;
+    }
+
+    /// True if no virtual host has come in yet.
+    pub(crate) fn is_at_first_host(&self) -> bool {
+        self.hosts.is_empty()
+    }
+
+    /// Gives the table up.
+    pub(crate) fn spoil(&mut self) {
+        *self = Self { is_malformed: true, ..Self::default() };
+    }
+
+    pub(crate) fn is_malformed(&self) -> bool {
+        self.is_malformed
+    }
+
+    /// True if the ids are those of `known` as it is now.
+    pub(super) fn is_of(&self, known: &KnownTable) -> bool {
+        match &self.known {
+            Some(own) => Arc::ptr_eq(own, known) && read(known).generation == self.generation,
+            // It has no ids.
+            None => true,
+        }
+    }
+
+    /// True if nothing has changed since the last accepted table, the routes' order
+    /// included.
+    pub(crate) fn is_unchanged(&self) -> bool {
+        let Some(known) = &self.known else { return false };
+        let known = read(known);
+        let same = |(host, raw): (&HostScan, &RawHost)| {
+            host.new.is_empty() && host.listed == raw.order && host.rest == raw.rest
+        };
+        !self.is_malformed
+            && known.generation == self.generation
+            && self.rest == known.rest
+            && self.hosts.len() == known.hosts.len()
+            && self.hosts.iter().zip(&known.hosts).all(same)
+    }
+
+    fn route(&mut self, bytes: &[u8]) {
+        let number = self.hosts.len() - 1;
+        let host = &mut self.hosts[number];
+        let known = self.known.as_ref().map(read);
+        let held =
+            known.and_then(|known| known.hosts.get(number)?.find(RawHost::fingerprint(bytes)));
+        host.listed.push(held.unwrap_or(NEW));
+        if held.is_none() {
+            host.new.push(NewRoute::of(bytes));
+        }
+    }
+}
+
+pub(super) fn read(table: &KnownTable) -> std::sync::RwLockReadGuard<'_, RawTable> {
+    table.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Visit for TableScan {
+    type Level = Part;
+
+    fn inner(&self, level: Part, number: u64) -> Option<Part> {
+        (level == Part::Table && number == u64::from(VIRTUAL_HOSTS)).then_some(Part::Host)
+    }
+
+    fn begin(&mut self, level: Part) {
+        if level == Part::Host {
+            self.hosts.push(HostScan::default());
+        }
+    }
+
+    fn field(&mut self, level: Part, field: Field<'_>) {
+        match (level, field.value, self.hosts.last_mut()) {
+            (Part::Host, Some(route), _) if field.number == u64::from(ROUTES) => self.route(route),
+            (Part::Host, _, Some(host)) => host.rest.extend_from_slice(field.bytes),
+            _ => self.rest.extend_from_slice(field.bytes),
+        }
+    }
+
+    fn end(&mut self, _: Part) {}
+
+    fn broken(&mut self, level: Part) -> bool {
+        let is_table = level == Part::Table;
+        if is_table {
+            self.spoil();
+        }
+        is_table
+    }
+}
