@@ -159,7 +159,7 @@ fn sections(plane: &Plane) -> Vec<Section> {
             .iter()
             .map(|(name, resource)| Entry {
                 name: name.clone(),
-                make: Make::Raw { wrap, type_name, resource: resource.fixed() },
+                make: Make::Raw { wrap, type_name, resource: resource.clone() },
             })
             .collect(),
     };

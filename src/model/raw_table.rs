@@ -15,22 +15,22 @@ pub(crate) const VIRTUAL_HOSTS: u32 = 2;
 pub(crate) const ROUTES: u32 = 3;
 
 /// A `RouteConfiguration`, taken apart.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct RawTable {
-    /// Grows with each change.
-    pub(crate) generation: u64,
     /// All fields but the virtual hosts.
     pub(crate) rest: Vec<u8>,
     pub(crate) hosts: Vec<RawHost>,
 }
 
 /// A `VirtualHost`, taken apart.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct RawHost {
     /// All fields but the routes.
     pub(crate) rest: Vec<u8>,
     /// Ids of the routes as they are listed.
-    pub(crate) order: Vec<u32>,
+    order: Vec<u32>,
+    /// Places in `order`, by id.
+    places: Vec<u32>,
     /// By id; empty where there is none.
     routes: Vec<Box<[u8]>>,
     /// Of their bytes, by id.
@@ -60,10 +60,20 @@ impl RawHost {
         xxh3_128(route)
     }
 
-    /// The id of the route with these bytes.
-    pub(crate) fn find(&self, fingerprint: u128) -> Option<u32> {
+    /// Ids of the routes as they are listed.
+    pub(crate) fn order(&self) -> &[u32] {
+        &self.order
+    }
+
+    /// The id of the route with these bytes. `next` is where it is likely to be
+    /// listed, and then where the one behind it is: a scheduler lists most routes in
+    /// the same order, if not from the same one on.
+    pub(crate) fn find(&self, fingerprint: u128, next: &mut usize) -> Option<u32> {
         let same = |id: &u32| self.fingerprints[*id as usize] == fingerprint;
-        self.ids.find(hash(fingerprint), same).copied()
+        let expected = self.order.get(*next).copied().filter(same);
+        let id = expected.or_else(|| self.ids.find(hash(fingerprint), same).copied())?;
+        *next = if expected.is_some() { *next } else { self.places[id as usize] as usize } + 1;
+        Some(id)
     }
 
     /// The bytes of a route; empty if there is none of this id.
@@ -91,6 +101,15 @@ impl RawHost {
         let fingerprints = &self.fingerprints;
         let rehash = |id: &u32| hash(fingerprints[*id as usize]);
         self.ids.insert_unique(hash(fingerprint), id, rehash);
+    }
+
+    /// Lists the routes anew, all of those that are kept.
+    pub(crate) fn list(&mut self, order: Vec<u32>) {
+        self.places.resize(self.routes.len(), 0);
+        for (id, place) in order.iter().zip(0..) {
+            self.places[*id as usize] = place;
+        }
+        self.order = order;
     }
 
     fn write(&self, out: &mut Vec<u8>) {

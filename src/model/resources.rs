@@ -2,7 +2,7 @@
 //! snapshot and for `initial_resource_versions`.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -14,19 +14,17 @@ use super::RawTable;
 pub enum RawValue {
     /// As it came.
     Message(Bytes),
-    /// A route table, which changes where it is.
-    Table(Arc<RwLock<RawTable>>),
+    /// A route table, taken apart.
+    Table(Arc<RawTable>),
 }
 
 impl RawValue {
-    /// The message as it is now.
+    /// The message.
     #[must_use]
     pub fn message(&self) -> Bytes {
         match self {
             Self::Message(bytes) => bytes.clone(),
-            Self::Table(table) => {
-                table.read().unwrap_or_else(PoisonError::into_inner).message().into()
-            }
+            Self::Table(table) => table.message().into(),
         }
     }
 }
@@ -40,14 +38,6 @@ pub struct RawResource {
     pub value: RawValue,
     /// When it was accepted.
     pub updated: SystemTime,
-}
-
-impl RawResource {
-    /// The resource as it is now, whatever becomes of it.
-    #[must_use]
-    pub fn fixed(&self) -> Self {
-        Self { value: RawValue::Message(self.value.message()), ..self.clone() }
-    }
 }
 
 /// The accepted resources of one type.

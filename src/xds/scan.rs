@@ -275,7 +275,7 @@ mod tests {
         let clusters = Clusters::default();
         let cx = RouteContext { clusters: &clusters, rewrite: false };
         scanned_table(scan, &cx, cache).unwrap();
-        rt::RouteConfiguration::decode(&*cache.raw().read().unwrap().message()).unwrap()
+        rt::RouteConfiguration::decode(&*cache.raw().message()).unwrap()
     }
 
     fn hosts() -> impl Strategy<Value = Vec<Vec<u8>>> {

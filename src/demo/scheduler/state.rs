@@ -14,6 +14,7 @@ use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::route::v3::Route;
 use prost::Message;
 use sha2::{Digest, Sha256};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::cache::{CLUSTER, LISTENER, Push, Resource};
 use crate::seldon::{
@@ -85,6 +86,8 @@ pub struct State {
     pipelines: BTreeMap<String, Pipeline>,
     entries: BTreeMap<String, EncodedEntry>,
     waiting: BTreeMap<String, Waiting>,
+    /// Tables made so far.
+    made: u64,
 }
 
 impl State {
@@ -92,12 +95,13 @@ impl State {
     /// listeners, the mirror clusters and two empty tables.
     #[must_use]
     pub fn new(options: &ListenerOptions) -> (Self, Vec<Push>) {
-        let state = Self {
+        let mut state = Self {
             models: BTreeMap::new(),
             experiments: Vec::new(),
             pipelines: BTreeMap::new(),
             entries: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            made: 0,
         };
         let listeners = listeners(options).iter().map(|l| encode(&l.name, l)).collect();
         let mirrors = mirror_clusters(&options.mirror_host, options.mirror_port);
@@ -367,13 +371,27 @@ impl State {
     }
 
     /// Both tables as they are now. Cheap: the entries are encoded already.
-    fn tables(&self) -> Push {
-        let entries = || self.entries.values();
+    fn tables(&mut self) -> Push {
+        self.made += 1;
+        let all: Vec<_> = self.entries.values().collect();
+        let order = walk(all.len(), xxh3_64(&self.made.to_le_bytes()));
+        let entries = || order.iter().map(|at| all[*at]);
         Push::Routes(vec![
             table(ROUTE_TABLE, entries().map(|e| (&e.routes, &e.routes_digest))),
             table(MIRROR_TABLE, entries().map(|e| (&e.mirrors, &e.mirrors_digest))),
         ])
     }
+}
+
+/// An order of so many entries, as a Go map gives it: by groups of 8, from any group
+/// on, each from the same place in it on.
+fn walk(len: usize, draw: u64) -> Vec<usize> {
+    const GROUP: usize = 8;
+    let groups = len.div_ceil(GROUP);
+    let draw = usize::try_from(draw >> 1).unwrap_or_default();
+    let group = |i| (draw / GROUP + i) % groups * GROUP;
+    let places = (0..groups).flat_map(|i| (0..GROUP).map(move |j| group(i) + (draw + j) % GROUP));
+    places.filter(|place| *place < len).collect()
 }
 
 fn table<'a>(name: &str, parts: impl Iterator<Item = (&'a Bytes, &'a [u8; 32])>) -> Arc<Resource> {
@@ -445,4 +463,23 @@ fn table_head(name: &str, length: usize) -> Bytes {
     encode_varint((host.len() + length) as u64, &mut head);
     head.extend(host);
     head.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::walk;
+
+    #[test]
+    fn each_entry_is_listed_once_whatever_the_order() {
+        for len in [0, 1, 8, 9, 100] {
+            let mut orders = std::collections::BTreeSet::new();
+            for draw in (0..2_000).map(|n| n * 977) {
+                let mut order = walk(len, draw);
+                orders.insert(order.clone());
+                order.sort_unstable();
+                assert!(order.into_iter().eq(0..len));
+            }
+            assert!(len < 2 || orders.len() >= len.min(8), "{len}: {} orders", orders.len());
+        }
+    }
 }

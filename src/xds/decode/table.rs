@@ -6,7 +6,7 @@
 //! compilation.
 
 use std::cell::RefCell;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::route::v3 as pb;
 use hashbrown::{HashMap, HashSet};
@@ -17,7 +17,7 @@ use super::Invalid;
 use super::error::{At, Unset, overlook, refuse};
 use super::header::mutations;
 use super::retry::retry_policy;
-use super::table_scan::{HostScan, KnownTable, NewRoute, TableScan, read};
+use super::table_scan::{HostScan, KnownTable, NewRoute, TableScan};
 use crate::logic::index::{IndexEditor, NEW, RouteIndex};
 use crate::model::{
     ClusterSlot, Clusters, NamedSlot, RawHost, RetryPolicy, Route, RouteTable, VirtualHost,
@@ -77,7 +77,8 @@ impl Plan {
         for (id, new) in edited.added.into_iter().zip(self.raw) {
             raw.insert(id, new.fingerprint, new.bytes);
         }
-        (raw.order, raw.rest) = (edited.ids, self.rest);
+        raw.list(edited.ids);
+        raw.rest = self.rest;
         edited.index
     }
 }
@@ -103,8 +104,7 @@ pub fn table(
     cx: &RouteContext<'_>,
     cache: &mut RouteCache,
 ) -> Result<Arc<RouteTable>, Invalid> {
-    let known = Arc::clone(cache.raw());
-    scanned_table(TableScan::whole(message, Some(known)), cx, cache)
+    scanned_table(TableScan::whole(message, Some(Arc::clone(&cache.raw))), cx, cache)
 }
 
 /// [`table`] for one that was compared with the last one while it came in.
@@ -113,7 +113,7 @@ pub fn table(
 ///
 /// As for [`table`]; also if another table of this name was accepted meanwhile.
 pub fn scanned_table(
-    scan: TableScan,
+    mut scan: TableScan,
     cx: &RouteContext<'_>,
     cache: &mut RouteCache,
 ) -> Result<Arc<RouteTable>, Invalid> {
@@ -123,6 +123,7 @@ pub fn scanned_table(
     if !scan.is_of(&cache.raw) {
         return Err(Invalid::new("another table of this name was accepted while it came in"));
     }
+    scan.forget_known();
     let config = pb::RouteConfiguration::decode(&*scan.rest).map_err(malformed)?;
     refuse!(config; vhds, internal_only_headers, most_specific_header_mutations_wins,
         cluster_specifier_plugins, ignore_port_in_host_matching, vhost_header,
@@ -137,8 +138,7 @@ pub fn scanned_table(
     for (i, host) in scan.hosts.into_iter().enumerate() {
         session.inherited = Inherited::default();
         session.inherited.mirrors.clone_from(&config.request_mirror_policies);
-        let raw = read(&cache.raw);
-        let held = cache.hosts.get(i).zip(raw.hosts.get(i));
+        let held = cache.hosts.get(i).zip(cache.raw.hosts.get(i));
         let host = virtual_host(host, held, &mut session).at_index("virtual_hosts", i)?;
         virtual_hosts.push(host.0);
         plans.push(host.1);
@@ -158,8 +158,8 @@ pub fn scanned_table(
     );
     // From here on nothing can go wrong.
     cache.compiled = plans.iter().flat_map(|plan| plan.routes.iter().cloned()).collect();
-    let mut raw = cache.raw.write().unwrap_or_else(PoisonError::into_inner);
-    raw.generation += 1;
+    // Changes where it is, if nobody else shows or compares it.
+    let raw = Arc::make_mut(&mut cache.raw);
     raw.rest = scan.rest;
     raw.hosts.resize_with(plans.len(), RawHost::default);
     cache.hosts.resize_with(plans.len(), HostCache::default);
@@ -229,7 +229,7 @@ fn plan(
         .zip(&scan.new)
         .map(|(at, new)| compile(&new.bytes, session).at_index("routes", at))
         .collect::<Result<_, _>>()?;
-    let HostScan { rest, listed, new } = scan;
+    let HostScan { rest, listed, new, .. } = scan;
     Ok(Plan { inherited, listed, routes: compiled, raw: new, rest })
 }
 

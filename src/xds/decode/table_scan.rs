@@ -2,7 +2,7 @@
 //! for byte, only their ids are kept: a table of megabytes in which one route changed
 //! leaves one route to decode.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use super::descent::{Descent, Field, Visit};
 use super::walk::first_string;
@@ -10,14 +10,12 @@ use crate::logic::index::NEW;
 use crate::model::{NAME, ROUTES, RawHost, RawTable, VIRTUAL_HOSTS};
 
 /// The last accepted table of a name, shared with whoever shows it.
-pub type KnownTable = Arc<RwLock<RawTable>>;
+pub type KnownTable = Arc<RawTable>;
 
 /// A table taken apart and compared with the last accepted one.
 #[derive(Clone, Debug, Default)]
 pub struct TableScan {
     known: Option<KnownTable>,
-    /// Of `known`, when the scan began.
-    generation: u64,
     /// All fields but the virtual hosts.
     pub(super) rest: Vec<u8>,
     pub(super) hosts: Vec<HostScan>,
@@ -33,6 +31,8 @@ pub(super) struct HostScan {
     pub(super) listed: Vec<u32>,
     /// Those that the known table does not have.
     pub(super) new: Vec<NewRoute>,
+    /// Where the next one was listed, if the order is the same.
+    next: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -88,8 +88,6 @@ impl TableScan {
 
     /// Compares what comes from now on with this table.
     pub(crate) fn compare_with(&mut self, known: Option<KnownTable>) {
-        let generation = |known: &KnownTable| read(known).generation;
-        self.generation = known.as_ref().map_or(0, generation);
         self.known = known;
     }
 
@@ -107,25 +105,26 @@ impl TableScan {
         self.is_malformed
     }
 
-    /// True if the ids are those of `known` as it is now.
+    /// True if the ids are those of `known`. A table that this scan shares does not
+    /// change: there would be another one.
     pub(super) fn is_of(&self, known: &KnownTable) -> bool {
-        match &self.known {
-            Some(own) => Arc::ptr_eq(own, known) && read(known).generation == self.generation,
-            // It has no ids.
-            None => true,
-        }
+        // Compared with none, it has no ids.
+        self.known.as_ref().is_none_or(|own| Arc::ptr_eq(own, known))
+    }
+
+    /// Lets go of the known table.
+    pub(super) fn forget_known(&mut self) {
+        self.known = None;
     }
 
     /// True if nothing has changed since the last accepted table, the routes' order
     /// included.
     pub(crate) fn is_unchanged(&self) -> bool {
         let Some(known) = &self.known else { return false };
-        let known = read(known);
         let same = |(host, raw): (&HostScan, &RawHost)| {
-            host.new.is_empty() && host.listed == raw.order && host.rest == raw.rest
+            host.new.is_empty() && host.listed == raw.order() && host.rest == raw.rest
         };
         !self.is_malformed
-            && known.generation == self.generation
             && self.rest == known.rest
             && self.hosts.len() == known.hosts.len()
             && self.hosts.iter().zip(&known.hosts).all(same)
@@ -134,18 +133,14 @@ impl TableScan {
     fn route(&mut self, bytes: &[u8]) {
         let number = self.hosts.len() - 1;
         let host = &mut self.hosts[number];
-        let known = self.known.as_ref().map(read);
-        let held =
-            known.and_then(|known| known.hosts.get(number)?.find(RawHost::fingerprint(bytes)));
+        let fingerprint = RawHost::fingerprint(bytes);
+        let known = self.known.as_ref().and_then(|known| known.hosts.get(number));
+        let held = known.and_then(|known| known.find(fingerprint, &mut host.next));
         host.listed.push(held.unwrap_or(NEW));
         if held.is_none() {
-            host.new.push(NewRoute::of(bytes));
+            host.new.push(NewRoute { fingerprint, bytes: bytes.into() });
         }
     }
-}
-
-pub(super) fn read(table: &KnownTable) -> std::sync::RwLockReadGuard<'_, RawTable> {
-    table.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Visit for TableScan {

@@ -515,7 +515,7 @@ mod bytes_from_a_peer {
         let mut cache = RouteCache::default();
         for _ in 0..2 {
             table(&whole.encode_to_vec(), &cx, &mut cache).unwrap();
-            let shown = cache.raw().read().unwrap().message();
+            let shown = cache.raw().message();
             assert_eq!(rt::RouteConfiguration::decode(&*shown).unwrap(), whole);
             assert_eq!(first_string(&shown, 1), Some("t"));
             let routes = &mut whole.virtual_hosts[0].routes;

@@ -1,8 +1,10 @@
 //! Route tables between acceptance and publication.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
+
+use bytes::Bytes;
 
 use super::Store;
 use super::clusters::ClusterStates;
@@ -142,13 +144,24 @@ impl Store {
 
     fn compile_table(&mut self, table: Table, now: Instant) -> Result<(), String> {
         let Table { name, version, scan } = table;
+        if !scan.is_malformed() && scan.name() != name {
+            return Err(format!("the message's name is '{}' [name]", scan.name()));
+        }
         let state = self.tables.by_name.entry(name.clone()).or_default();
         if !scan.is_unchanged() {
-            if !scan.is_malformed() && scan.name() != name {
-                return Err(format!("the message's name is '{}' [name]", scan.name()));
+            // Nobody reads it meanwhile, so that it can change where it is.
+            let mut resources =
+                self.plane.resources.write().unwrap_or_else(PoisonError::into_inner);
+            let mut shown = resources.routes.by_name.get_mut(&name);
+            if let Some(shown) = &mut shown {
+                shown.value = RawValue::Message(Bytes::new());
             }
             let cx = RouteContext { clusters: &self.plane.clusters, rewrite: self.options.rewrite };
             let decoded = decode::scanned_table(scan, &cx, &mut state.cache);
+            if let Some(shown) = shown {
+                shown.value = RawValue::Table(Arc::clone(state.cache.raw()));
+            }
+            drop(resources);
             let table = decoded.map_err(|e| e.to_string())?;
             // Routes that were in force already do not get worse by a cluster
             // that nobody has told of; only new ones wait for such.
