@@ -4,10 +4,11 @@ proxy in every round, in turn, so that a noisy neighbour meets all of them."""
 import dataclasses
 import os
 import signal
+import threading
 import time
 from typing import Callable
 
-from . import loaders, machine
+from . import loaders, machine, packets
 from .machine import Failed
 from .proxies import NAMES, RELAY, Proxy, Upstream
 
@@ -163,6 +164,14 @@ def updates(world, name, settings):
         values["worst_" + key] = max(flips[key])
     if not settings.get("churn", True):
         return values, []
+    # The same on a core that the worker would have for itself.
+    busy = threading.Thread(target=loaders.wrk, args=(world.tools, world.directory, proxy.http,
+                                                      world.latency_seconds, 16))
+    busy.start()
+    flips = proxy.control.ask("flip 10")
+    busy.join()
+    values["busy_after_arrival_ms"] = sorted(flips["after_arrival_ms"])[5]
+    values["worst_busy_after_arrival_ms"] = max(flips["after_arrival_ms"])
     seconds, errors = world.latency_seconds, []
     direct = world.upstream(1).http
     # Quiet and under change, through the proxy and past it: what the second pair
@@ -182,9 +191,35 @@ def updates(world, name, settings):
                 values["changes"] = proxy.control.answer()["changes"]
                 if not proxy.control.ask("wait")["settled"]:
                     errors.append(f"{prefix}churn: not acknowledged within 60 s")
+    for state in ("quiet", "churn"):
+        if state == "churn":
+            proxy.control.send(f"churn 20 {seconds}")
+        held, failed = within(world, proxy, seconds, 500, 16)
+        values |= {f"within_{state}_{key}": value for key, value in held.items()}
+        errors += [f"within, {state}: {error}" for error in failed]
+    proxy.control.answer()
+    proxy.control.ask("wait")
     spent = values["direct_churn_cpu"] - values["direct_quiet_cpu"]
     values["cpu_ms_per_update"] = spent / values["changes"] * 1e3
     return values, errors
+
+
+def within(world, proxy, seconds, rate, connections, **load):
+    """Percentiles of the time within the proxy, and errors."""
+    with packets.Capture(world.directory, proxy.http, world.upstream(1).http) as capture:
+        result = open_loop(world, proxy.http, seconds, rate, connections, tagged=True, **load)
+    found = capture.within_us()
+    if len(found) < 0.98 * result["completed"]:
+        raise Failed(f"{len(found)} of {result['completed']} requests were seen")
+    at = lambda share: found[min(int(share * len(found)), len(found) - 1)]
+    return {"p50_us": at(0.5), "p95_us": at(0.95), "p99_us": at(0.99)}, result["errors"]
+
+
+def time_within(world, name, settings):
+    proxy = world.proxy(name)
+    load = dict(rate=settings["rate"], connections=settings["connections"], delay_ms=5)
+    open_loop(world, proxy.http, 1, **load)
+    return within(world, proxy, world.latency_seconds, **load)
 
 
 def quota(world, name, settings):
@@ -235,6 +270,9 @@ def all_cells():
                     + f", {workers} worker" + ("s" if workers > 1 else ""),
                     latency, (DIRECT, *NAMES), rate=rate, connections=connections, workers=workers,
                     streams=streams)
+    for rate, connections in ((500, 4), (500, 400), (2000, 400)):
+        add(f"within-{rate}-{connections}", "within", f"{rate} rps, {connections} connections",
+            time_within, rate=rate, connections=connections)
     add("neighbour-500", "neighbour", "500 rps, 4 connections, 1 worker", neighbour,
         (DIRECT, *NAMES), rate=500, connections=4, workers=1)
     for count in (1, 1000, 10_000, 100_000):

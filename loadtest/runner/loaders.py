@@ -71,9 +71,11 @@ def h2load(_tools, directory, port, seconds, model, body, reply_bytes, connectio
     return {"completed": succeeded, "errors": errors}
 
 
-def oha(tools, port, seconds, rate, connections, workers=1, delay_ms=0, models=0, streams=0):
+def oha(tools, port, seconds, rate, connections, workers=1, delay_ms=0, models=0, streams=0,
+        tagged=False):
     """Open loop at a rate, latency counted from when a request was due; `streams`:
-    over HTTP/2, so many of them in each connection."""
+    over HTTP/2, so many of them in each connection; `tagged`: each request has a name
+    (packets.TAG)."""
     argv = [tools.oha, "--no-tui", "--output-format", "json", "-w", "-z", f"{seconds}s",
             "-q", str(rate), "--latency-correction", "-c", str(connections),
             "-m", "POST", "-d", "x" * 1024, "-H", "content-type: application/json"]
@@ -81,7 +83,10 @@ def oha(tools, port, seconds, rate, connections, workers=1, delay_ms=0, models=0
         argv += ["--http2", "-p", str(streams)]
     if delay_ms:
         argv += ["-H", f"x-delay-ms: {delay_ms}"]
-    if models:
+    if tagged:
+        argv += ["-H", "seldon-model: iris", "--rand-regex-url",
+                 f"http://127.0.0.1:{port}{PATH}[?]t=[0-9]{{15}}"]
+    elif models:
         digits = len(str(models)) - 1
         name = "model-" + "0" * (6 - digits) + "[0-9]" * digits
         # A dot is a dot there.

@@ -15,6 +15,7 @@ from .proxies import NAMES
 COLUMNS = {
     "cpu": [("cpu_us", "CPU per request, us"), ("per_second", "requests per second")],
     "latency": [("added_p95", "added P95, ms"), ("added_p99", "added P99, ms")],
+    "within": [("p50_us", "P50, us"), ("p95_us", "P95, us"), ("p99_us", "P99, us")],
     "neighbour": [("added_p50", "added P50, ms"), ("added_p95", "added P95, ms"),
                   ("added_p99", "added P99, ms")],
     "models": [("cpu_us", "CPU per request, us"), ("p99", "P99 at 200 rps, ms"),
@@ -24,6 +25,10 @@ COLUMNS = {
                 ("after_arrival_ms", "in force after arrival at the proxy, ms"),
                 ("quiet_p99", "P99 quiet, ms"), ("churn_p99", "P99 under 20 changes/s, ms"),
                 ("direct_churn_p99", "the same past the proxy, ms"),
+                ("within_quiet_p99_us", "P99 within the proxy, quiet, us"),
+                ("within_churn_p99_us", "P99 within the proxy under 20 changes/s, us"),
+                ("busy_after_arrival_ms", "in force after arrival, worker saturated, ms"),
+                ("worst_busy_after_arrival_ms", "the slowest of ten, ms"),
                 ("cpu_ms_per_update", "CPU per change, ms")],
     "quota": [("per_second", "requests per second"), ("added_p95", "added P95, ms"),
               ("added_p99", "added P99, ms")],
@@ -31,6 +36,7 @@ COLUMNS = {
 TITLES = {
     "cpu": "CPU per request",
     "latency": "Added latency, upstream of 5 ms",
+    "within": "Time within the proxy, by packets, upstream of 5 ms, 1 worker",
     "neighbour": "Added latency beside a busy process on the proxy's core",
     "models": "Many models, a random one per request",
     "updates": "Changed weights",

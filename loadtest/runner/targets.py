@@ -110,6 +110,11 @@ def updates(results):
             yield (f"{title}: P99 under 20 changes a second within 1.2 times the quiet one",
                    f"{quiet:.2f} to {churn:.2f} ms, {churn / quiet:.2f} times (past the proxy: "
                    f"{base:.2f} to {past:.2f} ms)", churn <= 1.2 * quiet)
+        quiet = results.median(name, "Radiant", "within_quiet_p99_us")
+        churn = results.median(name, "Radiant", "within_churn_p99_us")
+        if quiet and churn:
+            yield (f"{title}: the same of the time within the proxy, by packets",
+                   f"{quiet:.0f} to {churn:.0f} us, {churn / quiet:.2f} times", churn <= 1.2 * quiet)
 
 
 def quota(results):

@@ -14,7 +14,7 @@ use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::route::v3::Route;
 use prost::Message;
 use sha2::{Digest, Sha256};
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::Xxh3Default;
 
 use super::cache::{CLUSTER, LISTENER, Push, Resource};
 use crate::seldon::{
@@ -86,8 +86,6 @@ pub struct State {
     pipelines: BTreeMap<String, Pipeline>,
     entries: BTreeMap<String, EncodedEntry>,
     waiting: BTreeMap<String, Waiting>,
-    /// Tables made so far.
-    made: u64,
 }
 
 impl State {
@@ -95,13 +93,12 @@ impl State {
     /// listeners, the mirror clusters and two empty tables.
     #[must_use]
     pub fn new(options: &ListenerOptions) -> (Self, Vec<Push>) {
-        let mut state = Self {
+        let state = Self {
             models: BTreeMap::new(),
             experiments: Vec::new(),
             pipelines: BTreeMap::new(),
             entries: BTreeMap::new(),
             waiting: BTreeMap::new(),
-            made: 0,
         };
         let listeners = listeners(options).iter().map(|l| encode(&l.name, l)).collect();
         let mirrors = mirror_clusters(&options.mirror_host, options.mirror_port);
@@ -371,10 +368,12 @@ impl State {
     }
 
     /// Both tables as they are now. Cheap: the entries are encoded already.
-    fn tables(&mut self) -> Push {
-        self.made += 1;
+    /// Names are listed in another order after every change.
+    fn tables(&self) -> Push {
         let all: Vec<_> = self.entries.values().collect();
-        let order = walk(all.len(), xxh3_64(&self.made.to_le_bytes()));
+        let mut content = Xxh3Default::new();
+        all.iter().for_each(|entry| content.update(&entry.routes_digest));
+        let order = walk(all.len(), content.digest());
         let entries = || order.iter().map(|at| all[*at]);
         Push::Routes(vec![
             table(ROUTE_TABLE, entries().map(|e| (&e.routes, &e.routes_digest))),
