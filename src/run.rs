@@ -3,11 +3,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use crate::access_log::{self, AccessLogs};
 use crate::admin::{self, AdminOps, LogControl};
@@ -18,7 +18,7 @@ use crate::config::{
 use crate::listener::ListenerManager;
 use crate::logic::ads::Variant;
 use crate::model::Resources;
-use crate::plane::Plane;
+use crate::plane::{Plane, ServerState};
 use crate::tap::Taps;
 use crate::worker::{Command, WorkerShared, Workers};
 use crate::xds::stream::{self, StreamOptions};
@@ -158,12 +158,20 @@ struct Control {
 }
 
 /// Returns freed memory to the system now and then: the allocator does that only
-/// when it gets a large block back, some 100 ms after others.
-async fn give_back() {
+/// when it gets a large block back, some 100 ms after others. Once it is live it needs
+/// no more of its code than what serves.
+async fn give_back(plane: Arc<Plane>) {
     let mut tick = tokio::time::interval(GIVE_BACK);
+    let mut started = false;
     loop {
         tick.tick().await;
         drop(std::hint::black_box(Vec::<u8>::with_capacity(1024 * 1024)));
+        if !started && plane.state() == ServerState::Live {
+            started = true;
+            if let Err(e) = codepages::release() {
+                tracing::debug!("the code that only the start needed stays mapped: {e}");
+            }
+        }
     }
 }
 
@@ -220,7 +228,7 @@ impl Control {
         if let Some(utility) = &settings.utility {
             tokio::task::spawn_local(serve_utility(utility.clone(), Arc::clone(plane), ops));
         }
-        tokio::task::spawn_local(give_back());
+        tokio::task::spawn_local(give_back(Arc::clone(plane)));
         tokio::task::spawn_local(store.clone().run());
         tokio::task::spawn_local({
             let plane = Arc::clone(plane);
@@ -280,20 +288,24 @@ fn make_store(plane: &Arc<Plane>, settings: &Settings, workers: &Workers) -> Sha
     let mut listeners = ListenerManager::new(Arc::clone(plane), workers.senders.clone());
     store.on_publish(Box::new(move |snapshot| listeners.apply(snapshot)));
     if let Some(path) = settings.saved_snapshot.clone() {
-        let (latest, changes) = watch::channel(Resources::default());
-        tokio::task::spawn_local(save_changes(path, changes));
+        let latest = Arc::new((Mutex::new(None), Notify::new()));
+        tokio::task::spawn_local(save_changes(path, Arc::clone(&latest)));
         store.on_save(Box::new(move |resources| {
-            latest.send_replace(resources.clone());
+            *latest.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(resources.clone());
+            latest.1.notify_one();
         }));
     }
     SharedStore::new(store)
 }
 
 /// Saves what was accepted, one write at a time, the latest state each time:
-/// on a slow disk states in between are left out, never mixed.
-async fn save_changes(path: PathBuf, mut changes: watch::Receiver<Resources>) {
-    while changes.changed().await.is_ok() {
-        let resources = changes.borrow_and_update().clone();
+/// on a slow disk states in between are left out, never mixed. Nothing is held
+/// longer than that: a table that is shared has to be copied to be changed.
+async fn save_changes(path: PathBuf, latest: Arc<(Mutex<Option<Resources>>, Notify)>) {
+    loop {
+        latest.1.notified().await;
+        let resources = latest.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(resources) = resources else { continue };
         let path = path.clone();
         let saved = tokio::task::spawn_blocking(move || saved::save(&path, &resources)).await;
         if let Ok(Err(e)) = saved {

@@ -9,7 +9,7 @@ OTHERS = [name for name in NAMES if name != "Radiant"]
 
 
 def lines(results):
-    rows = [*cpu(results), *latency(results), *models(results), *updates(results), *quota(results)]
+    rows = [*cpu(results), *latency(results), *within(results), *models(results), *updates(results), *quota(results)]
     out = ["| target | measured | |", "|---|---|---|"]
     for what, measured, reached in rows:
         out.append(f"| {what} | {measured} | {'yes' if reached else '**no**'} |")
@@ -62,6 +62,18 @@ def latency(results):
             name = min(best, key=best.get)
             yield (what, f"{mine:.2f} ms, {name} {best[name]:.2f}",
                    mine <= best[name] and mine < 0.5)
+
+
+def within(results):
+    for cell in _cells("within"):
+        for key, title in (("p95_us", "P95"), ("p99_us", "P99")):
+            mine = results.median(cell.name, "Radiant", key)
+            best = _others(results, cell.name, key, OTHERS)
+            if best:
+                name = min(best, key=best.get)
+                measured = NONE_VALID if mine is None else f"{mine:.0f} us, {name} {best[name]:.0f}"
+                yield (f"{cell.title}: {title} within the proxy not above the best of the others",
+                       measured, mine is not None and mine <= best[name])
 
 
 def models(results):

@@ -118,7 +118,11 @@ impl ResourceScan {
         match (check_type(&any.type_url, update.kind), self.table) {
             (Err(reason), _) => rejected.push(Rejected { name, reason }),
             (Ok(()), Some(scan)) => update.tables.push(Table { name, version, scan }),
-            (Ok(()), None) => update.resources.push(Resource { name, version, value: any.value }),
+            (Ok(()), None) => {
+                // A copy of its own size: the buffer that gathered it is larger.
+                let value = Bytes::copy_from_slice(&any.value);
+                update.resources.push(Resource { name, version, value });
+            }
         }
         Ok(())
     }

@@ -142,7 +142,8 @@ impl<L: Copy> Descent<L> {
             self.at += window.len();
             return Ok(window.len());
         };
-        let taken = if let Some(inner) = self.entered(level, end, &head, visit)? {
+        let room = end - self.at;
+        let taken = if let Some(inner) = entered_as(level, &head, room, visit)? {
             self.at += head.len;
             self.levels.push((inner, self.at + head.value));
             visit.begin(inner);
@@ -167,6 +168,8 @@ impl<L: Copy> Descent<L> {
         window: &[u8],
         visit: &mut impl Visit<Level = L>,
     ) -> Result<usize, Malformed> {
+        // Moves on only once nothing is wrong with the field.
+        let room = end - (self.at - self.carry.len());
         let mut taken = 0;
         let head = loop {
             if let Some(head) = Head::read(&self.carry)? {
@@ -174,13 +177,15 @@ impl<L: Copy> Descent<L> {
             }
             // A message that ends within a key has no byte left here.
             let Some(byte) = window.get(taken) else {
+                self.at += taken;
                 return if taken > 0 { Ok(taken) } else { Err(Malformed) };
             };
             self.carry.push(*byte);
-            self.at += 1;
             taken += 1;
         };
-        if let Some(inner) = self.entered(level, end, &head, visit)? {
+        let inner = entered_as(level, &head, room, visit)?;
+        self.at += taken;
+        if let Some(inner) = inner {
             // Its value is not carried: nothing behind the key has been taken in.
             self.carry.clear();
             self.levels.push((inner, self.at + head.value));
@@ -199,22 +204,20 @@ impl<L: Copy> Descent<L> {
         }
         Ok(taken + more.len())
     }
+}
 
-    /// The kind of message as which a field is entered.
-    fn entered(
-        &self,
-        level: L,
-        end: usize,
-        head: &Head,
-        visit: &impl Visit<Level = L>,
-    ) -> Result<Option<L>, Malformed> {
-        let start = self.at - self.carry.len();
-        let whole = head.len.checked_add(head.value).and_then(|len| start.checked_add(len));
-        if whole.is_none_or(|whole| whole > end) {
-            return Err(Malformed);
-        }
-        Ok(if head.is_delimited { visit.inner(level, head.number) } else { None })
+/// The kind of message as which a field is entered that begins `room` bytes before the
+/// end of its message.
+fn entered_as<V: Visit>(
+    level: V::Level,
+    head: &Head,
+    room: usize,
+    visit: &V,
+) -> Result<Option<V::Level>, Malformed> {
+    if head.len.checked_add(head.value).is_none_or(|whole| whole > room) {
+        return Err(Malformed);
     }
+    Ok(if head.is_delimited { visit.inner(level, head.number) } else { None })
 }
 
 impl Head {

@@ -60,9 +60,10 @@ struct Plan {
     inherited: u64,
     /// Ids of the last table, or [`NEW`].
     listed: Vec<u32>,
-    /// The new ones.
+    /// The new ones, and their bytes.
     routes: Vec<Arc<Route>>,
-    raw: Vec<NewRoute>,
+    new: Vec<NewRoute>,
+    bytes: Vec<u8>,
     rest: Vec<u8>,
 }
 
@@ -74,9 +75,9 @@ impl Plan {
         for id in edited.removed {
             raw.remove(id);
         }
-        for (id, new) in edited.added.into_iter().zip(self.raw) {
-            raw.insert(id, new.fingerprint, new.bytes);
-        }
+        let new = edited.added.into_iter().zip(self.new);
+        let new: Vec<_> = new.map(|(id, new)| (id, new.fingerprint, new.len)).collect();
+        raw.insert(&new, self.bytes);
         raw.list(edited.ids);
         raw.rest = self.rest;
         edited.index
@@ -226,11 +227,11 @@ fn plan(
     }
     let places = scan.listed.iter().enumerate().filter_map(|(at, id)| (*id == NEW).then_some(at));
     let compiled = places
-        .zip(&scan.new)
-        .map(|(at, new)| compile(&new.bytes, session).at_index("routes", at))
+        .zip(scan.new_routes())
+        .map(|(at, bytes)| compile(bytes, session).at_index("routes", at))
         .collect::<Result<_, _>>()?;
-    let HostScan { rest, listed, new, .. } = scan;
-    Ok(Plan { inherited, listed, routes: compiled, raw: new, rest })
+    let HostScan { rest, listed, new, bytes, .. } = scan;
+    Ok(Plan { inherited, listed, routes: compiled, new, bytes, rest })
 }
 
 fn compile(bytes: &[u8], session: &Session<'_>) -> Result<Arc<Route>, Invalid> {

@@ -31,32 +31,47 @@ pub(super) struct HostScan {
     pub(super) listed: Vec<u32>,
     /// Those that the known table does not have.
     pub(super) new: Vec<NewRoute>,
+    /// Their bytes, one after the other.
+    pub(super) bytes: Vec<u8>,
     /// Where the next one was listed, if the order is the same.
     next: usize,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct NewRoute {
     pub(super) fingerprint: u128,
-    pub(super) bytes: Box<[u8]>,
+    pub(super) len: u32,
 }
 
 impl HostScan {
     /// Takes all routes for new ones.
     pub(super) fn renew(&mut self, raw: &RawHost) {
-        let mut new = std::mem::take(&mut self.new).into_iter();
-        let all = self.listed.iter().filter_map(|id| match *id {
-            NEW => new.next(),
-            id => Some(NewRoute::of(raw.route(id))),
-        });
-        self.new = all.collect();
-        self.listed.fill(NEW);
+        let mut old = std::mem::take(self);
+        self.rest = std::mem::take(&mut old.rest);
+        let mut new = old.new_routes();
+        for id in &old.listed {
+            let bytes = if *id == NEW { new.next().unwrap_or_default() } else { raw.route(*id) };
+            self.add(RawHost::fingerprint(bytes), bytes);
+        }
     }
-}
 
-impl NewRoute {
-    fn of(bytes: &[u8]) -> Self {
-        Self { fingerprint: RawHost::fingerprint(bytes), bytes: bytes.into() }
+    /// Lists a route as a new one.
+    fn add(&mut self, fingerprint: u128, bytes: &[u8]) {
+        self.listed.push(NEW);
+        // A message of the protocol is no longer than 2^32 bytes.
+        let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        self.new.push(NewRoute { fingerprint, len });
+        self.bytes.extend_from_slice(&bytes[..len as usize]);
+    }
+
+    /// The bytes of the new ones, in order.
+    pub(super) fn new_routes(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = &*self.bytes;
+        self.new.iter().map(move |new| {
+            let (route, behind) = rest.split_at(new.len as usize);
+            rest = behind;
+            route
+        })
     }
 }
 
@@ -73,6 +88,10 @@ impl TableScan {
     pub fn whole(message: &[u8], known: Option<KnownTable>) -> Self {
         let mut scan = Self::default();
         scan.compare_with(known);
+        if u32::try_from(message.len()).is_err() {
+            scan.spoil();
+            return scan;
+        }
         let mut walk = Descent::new(Part::Table, message.len());
         // What is malformed is passed over and noted.
         let _ = walk.feed(message, &mut scan);
@@ -136,9 +155,9 @@ impl TableScan {
         let fingerprint = RawHost::fingerprint(bytes);
         let known = self.known.as_ref().and_then(|known| known.hosts.get(number));
         let held = known.and_then(|known| known.find(fingerprint, &mut host.next));
-        host.listed.push(held.unwrap_or(NEW));
-        if held.is_none() {
-            host.new.push(NewRoute { fingerprint, bytes: bytes.into() });
+        match held {
+            Some(id) => host.listed.push(id),
+            None => host.add(fingerprint, bytes),
         }
     }
 }
