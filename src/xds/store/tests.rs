@@ -623,3 +623,32 @@ mod whatever_the_order {
         }
     }
 }
+
+#[test]
+fn an_update_copies_no_table_and_a_refused_one_changes_none() {
+    let mut bench = Bench::live(StoreOptions::default());
+    let shown = |bench: &Bench| {
+        let resources = bench.plane.resources.read().unwrap();
+        match &resources.routes.by_name["t"].value {
+            RawValue::Table(table) => (Arc::as_ptr(table), table.message()),
+            RawValue::Message(_) => panic!("not taken apart"),
+        }
+    };
+    let (place, _) = shown(&bench);
+    let next = table("t", &[("a", 2), ("a", 1)]);
+    bench.routes(vec![next.clone()]);
+    assert_eq!(shown(&bench), (place, next.value.to_vec()));
+    let mut wrong = table("u", &[("a", 3)]);
+    wrong.name = "t".to_owned();
+    let mut cut = next.clone();
+    cut.value.truncate(next.value.len() - 1);
+    for refused in [wrong, cut] {
+        assert_eq!(bench.routes(vec![refused]).rejected.len(), 1);
+        assert_eq!(shown(&bench), (place, next.value.to_vec()));
+    }
+    // Who reads it meanwhile keeps what it was.
+    let held = bench.plane.resources.read().unwrap().routes.by_name["t"].value.clone();
+    bench.routes(vec![table("t", &[("a", 4)])]);
+    assert_eq!(held.message(), next.value);
+    assert_ne!(shown(&bench).0, place);
+}
