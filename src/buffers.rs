@@ -1,6 +1,7 @@
-//! Large read buffers of one thread, used again last in, first out, so that the
-//! next body lands in memory that is still in the processor's cache. The
-//! allocator would hand out the coldest of a few megabytes instead.
+//! Read buffers of one thread, used again last in, first out, so that the next
+//! message lands in memory that is still in the processor's cache, whichever
+//! connection it comes on. A connection that waits needs none. The allocator would
+//! hand out the coldest of a few megabytes instead.
 //!
 //! Pieces of bodies are references into these buffers ([`Bytes`]). A buffer comes
 //! back here when its last reference is released by one who knows the way: the
@@ -12,8 +13,8 @@ use std::cell::RefCell;
 
 use bytes::{Bytes, BytesMut};
 
-/// Size of the smallest buffers kept; below, the allocator is as good.
-pub(crate) const SMALLEST: usize = 64 * 1024;
+/// Size of the smallest buffers kept, a quiet connection's.
+pub(crate) const SMALLEST: usize = 8 * 1024;
 /// Size of the largest, and so of the largest read.
 pub(crate) const LARGEST: usize = 512 * 1024;
 /// Sizes: each twice the one before.
@@ -50,6 +51,7 @@ pub(crate) fn take(want: usize) -> Option<BytesMut> {
 /// Takes a buffer back, if nobody else refers to it; its contents are dropped.
 pub(crate) fn put(mut buffer: BytesMut) {
     buffer.clear();
+    // The largest first: of a piece more may be behind it than it can tell.
     let sizes = (0..SIZES).rev().map(|class| SMALLEST << class);
     for size in sizes {
         if buffer.try_reclaim(size) {
@@ -172,7 +174,7 @@ mod tests {
     #[test]
     fn other_sizes_are_the_allocators() {
         assert!(take(SMALLEST - 1).is_none() && take(LARGEST + 1).is_none());
-        put(BytesMut::with_capacity(8192));
+        put(BytesMut::with_capacity(SMALLEST / 2));
         put(BytesMut::with_capacity(100_000));
         put(BytesMut::with_capacity(2 * LARGEST));
         release(Bytes::from_static(b"static"));

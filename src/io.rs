@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use crate::buffers;
 
 /// First size of a read buffer, and its size when the connection is quiet.
-const READ_MIN: usize = 8 * 1024;
+const READ_MIN: usize = buffers::SMALLEST;
 /// Largest single read: what the buffer of a fast peer grows to. Half of it, or
 /// twice, costs more CPU per body of 1 MB (docs/performance.md).
 const READ_MAX: usize = buffers::LARGEST;
@@ -258,7 +258,7 @@ impl Reader {
     /// Gives memory back while nothing is buffered. The size of the next read
     /// stays: what comes is likely to be like what came.
     pub(crate) fn relax(&mut self) {
-        if self.buf.is_empty() && self.buf.try_reclaim(READ_MIN + 1) {
+        if self.buf.is_empty() {
             buffers::put(std::mem::take(&mut self.buf));
         }
     }
