@@ -136,14 +136,14 @@ impl TableScan {
         self.known = None;
     }
 
-    /// True if nothing has changed since the last accepted table, the routes' order
-    /// included.
-    pub(crate) fn is_unchanged(&self) -> bool {
-        let Some(known) = &self.known else { return false };
+    /// True if nothing has changed since the last accepted table, which is `known`,
+    /// the routes' order included.
+    pub(crate) fn is_unchanged(&self, known: &KnownTable) -> bool {
         let same = |(host, raw): (&HostScan, &RawHost)| {
             host.new.is_empty() && host.listed == raw.order() && host.rest == raw.rest
         };
         !self.is_malformed
+            && self.known.as_ref().is_some_and(|own| Arc::ptr_eq(own, known))
             && self.rest == known.rest
             && self.hosts.len() == known.hosts.len()
             && self.hosts.iter().zip(&known.hosts).all(same)

@@ -148,7 +148,7 @@ impl Store {
             return Err(format!("the message's name is '{}' [name]", scan.name()));
         }
         let state = self.tables.by_name.entry(name.clone()).or_default();
-        if !scan.is_unchanged() {
+        if !scan.is_unchanged(state.cache.raw()) {
             // Nobody reads it meanwhile, so that it can change where it is.
             let mut resources =
                 self.plane.resources.write().unwrap_or_else(PoisonError::into_inner);
