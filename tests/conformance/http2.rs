@@ -119,20 +119,32 @@ pub fn call_whole(
     let request = post(path, headers);
     runtime().block_on(limited(async {
         let stream = dial(port).await;
-        let (mut client, mut connection) = h2::client::handshake(stream).await?;
+        let mut builder = h2::client::Builder::new();
+        let (mut client, mut connection) =
+            builder.max_send_buffer_size(body.len()).handshake(stream).await?;
         let mut pings = connection.ping_pong().expect("it was not asked for before");
         let driver = tokio::spawn(async move {
             let _ = connection.await;
         });
         let (response, mut send) = client.send_request(request, false)?;
-        send.reserve_capacity(body.len());
-        while send.capacity() < body.len() {
-            let room = std::future::poll_fn(|cx| send.poll_capacity(cx)).await;
-            room.expect("the stream is open")?;
+        let len = body.len();
+        // Room for as much again is there once all of it has left.
+        for piece in [Some(body), None] {
+            send.reserve_capacity(len);
+            while send.capacity() < len {
+                let room = std::future::poll_fn(|cx| send.poll_capacity(cx)).await;
+                room.expect("the stream is open")?;
+            }
+            match piece {
+                Some(body) => send.send_data(body, false)?,
+                None => send.send_data(Bytes::new(), true)?,
+            }
         }
-        send.send_data(body, true)?;
-        // The answer to a PING behind it says that it was read.
-        pings.ping(h2::Ping::opaque()).await?;
+        // A PING may overtake what is queued, here the end. When its answer is there
+        // the end has left, and the answer to the next one says that it was read.
+        for _ in 0..2 {
+            pings.ping(h2::Ping::opaque()).await?;
+        }
         taken();
         let reply = read(response).await;
         driver.abort();
