@@ -31,7 +31,11 @@ fn main() -> anyhow::Result<()> {
     let mut pairs: Vec<Option<Pair>> = Vec::new();
     let mut buffer = vec![0_u8; 64 << 10];
     loop {
-        poll.poll(&mut events, None)?;
+        match poll.poll(&mut events, None) {
+            // It was stopped for a while, so that another could be measured.
+            Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+            done => done?,
+        }
         for event in &events {
             let Token(token) = event.token();
             if event.token() == ACCEPT {
