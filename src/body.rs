@@ -60,6 +60,18 @@ impl BodyReader {
         self.decoder.announced()
     }
 
+    /// True if its end is found by counting: nobody has to look at its bytes.
+    pub(crate) fn is_counted(&self) -> bool {
+        matches!(self.decoder, BodyDecoder::Length(_))
+    }
+
+    /// So many bytes of a counted body have come by another way.
+    pub(crate) fn passed(&mut self, bytes: usize) {
+        if let BodyDecoder::Length(decoder) = &mut self.decoder {
+            self.done = decoder.pass(bytes);
+        }
+    }
+
     /// The peer has closed: true if that ends the body properly.
     pub(crate) fn end_of_stream(&mut self) -> bool {
         self.done |= self.decoder.may_end_here();

@@ -8,13 +8,12 @@
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
-
 use crate::flags::ResponseFlag;
 use crate::headers::{RequestHead, ResponseHead};
 use crate::http1::ChunkError;
 use crate::http2::Trailers;
 use crate::local_reply::UpstreamError;
+use crate::pipes::Piece;
 use crate::request_body::RequestBody;
 use crate::timer::IdleTimer;
 
@@ -57,8 +56,13 @@ pub(crate) enum Body {
 
 /// The client's side of one request.
 pub(crate) trait Downstream {
-    /// The next piece of the request's body; `None` at its end.
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, DownstreamError>>>;
+    /// The next piece of the request's body; `None` at its end. In a pipe only if
+    /// `pipes` says that the upstream takes that.
+    fn poll_data(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipes: bool,
+    ) -> Poll<Option<Result<Piece, DownstreamError>>>;
     /// Trailers, after the end of the body.
     fn take_trailers(&mut self) -> Option<Trailers>;
     /// Ready once the client has left. Called after the body's end.
@@ -75,8 +79,12 @@ pub(crate) trait Downstream {
     ) -> Result<(), DownstreamError>;
     /// Ready when there is room for a piece of body.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), DownstreamError>>;
+    /// True if the answer's body may come in pipes. Known once the head is queued.
+    fn takes_pipes(&self) -> bool {
+        false
+    }
     /// Queues a piece of body; only when there is room.
-    fn send_data(&mut self, data: Bytes);
+    fn send_data(&mut self, data: Piece);
     /// Ends the answer.
     fn finish(&mut self, trailers: Option<Trailers>);
     /// Ready when everything queued has left.
@@ -94,8 +102,12 @@ pub(crate) trait Upstream {
     fn send_head(&mut self, head: &RequestHead, body: Body) -> Result<(), UpstreamError>;
     /// Ready when there is room for a piece of body.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UpstreamError>>;
+    /// True if the request's body may come in pipes.
+    fn takes_pipes(&self) -> bool {
+        false
+    }
     /// Queues a piece of body; only when there is room.
-    fn send_data(&mut self, data: Bytes);
+    fn send_data(&mut self, data: Piece);
     /// Ends the request.
     fn finish(&mut self, trailers: Option<Trailers>);
     /// Ready when everything queued has left.
@@ -107,8 +119,13 @@ pub(crate) trait Upstream {
         cx: &mut Context<'_>,
         head: &mut ResponseHead,
     ) -> Poll<Result<Option<Body>, UpstreamError>>;
-    /// The next piece of the answer's body; `None` at its end.
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, UpstreamError>>>;
+    /// The next piece of the answer's body; `None` at its end. In a pipe only if
+    /// `pipes` says that the client's side takes that.
+    fn poll_data(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipes: bool,
+    ) -> Poll<Option<Result<Piece, UpstreamError>>>;
     /// Trailers, after the end of the body.
     fn take_trailers(&mut self) -> Option<Trailers>;
 }
@@ -274,6 +291,7 @@ impl Exchange {
             return self.hold(down, up, body, cx);
         }
         let mut moved = false;
+        let pipes = up.takes_pipes();
         while !self.request_sent {
             match up.poll_room(cx) {
                 Poll::Ready(Ok(())) => {}
@@ -282,11 +300,11 @@ impl Exchange {
                     return Ok(moved);
                 }
                 Poll::Pending => {
-                    moved |= body.read_ahead(down, cx)?;
+                    moved |= body.read_ahead(down, cx, pipes)?;
                     break;
                 }
             }
-            match body.poll_next(down, cx) {
+            match body.poll_next(down, cx, pipes) {
                 Poll::Ready(Some(Ok(data))) => up.send_data(data),
                 Poll::Ready(Some(Err(e))) => {
                     // What a client says before it leaves a tunnel is not lost.
@@ -342,11 +360,12 @@ impl Exchange {
                 Poll::Ready(Err(e)) => return Err(Failure::Downstream(e)),
                 Poll::Pending => return Ok(moved),
             }
-            match up.poll_data(cx) {
+            let seen = body.tap.as_ref().is_none_or(|tap| tap.response.is_full());
+            match up.poll_data(cx, seen && down.takes_pipes()) {
                 Poll::Ready(Some(Ok(data))) => {
                     self.sent += data.len() as u64;
                     if let Some(tap) = &mut body.tap {
-                        tap.response.push(&data);
+                        tap.response.push_piece(&data);
                     }
                     down.send_data(data);
                 }

@@ -7,10 +7,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use rustix::net::{SendAncillaryBuffer, SendFlags};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::buffers;
+use crate::pipes::{self, Piece, Received, Segment};
 
 /// First size of a read buffer, and its size when the connection is quiet.
 const READ_MIN: usize = buffers::SMALLEST;
@@ -22,6 +24,10 @@ const READ_EXPECTED: usize = 64 * 1024;
 /// So many small reads in a row are no reason yet to ask for less: the end of a
 /// large body is one.
 const SMALL_READS: u8 = 4;
+/// A segment of a body that took less than this was hardly worth its pipe.
+const SMALL_SEGMENT: usize = 8 * 1024;
+/// After so many of them in a row the rest is read into memory.
+const SMALL_SEGMENTS: u8 = 4;
 /// Pieces up to this size are copied into the queue's own buffer; larger ones
 /// are queued by reference.
 const COPY_MAX: usize = 2 * 1024;
@@ -72,6 +78,41 @@ impl Io {
             },
             Self::Tls(io) => Pin::new(io.as_mut()).poll_write_vectored(cx, slices),
         }
+    }
+
+    /// Writes with what follows at once in mind, where that can be told.
+    fn poll_write_more(
+        &mut self,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let io = match self {
+            Self::Tcp(io) => &*io,
+            Self::Tls(_) => return self.poll_write(cx, slices),
+        };
+        poll_try(io, Interest::WRITABLE, cx, || {
+            let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
+            let sent = rustix::net::sendmsg(io, slices, &mut SendAncillaryBuffer::default(), flags);
+            sent.map_err(Into::into)
+        })
+    }
+
+    /// Gives what the socket takes of a segment.
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        segment: &mut Segment,
+        more: bool,
+    ) -> Poll<io::Result<usize>> {
+        let Self::Tcp(io) = &*self else {
+            return Poll::Ready(Err(io::ErrorKind::Unsupported.into()));
+        };
+        poll_try(io, Interest::WRITABLE, cx, || segment.send(io, more))
+    }
+
+    /// True if bodies may pass it in pipes.
+    pub(crate) fn takes_pipes(&self) -> bool {
+        matches!(self, Self::Tcp(_)) && pipes::may_splice()
     }
 
     /// Pushes buffered TLS records out; nothing to do on plain TCP.
@@ -145,6 +186,26 @@ impl Io {
     }
 }
 
+/// Asks the socket until it has an answer, or until it is ready again.
+fn poll_try<T>(
+    io: &TcpStream,
+    interest: Interest,
+    cx: &mut Context<'_>,
+    mut ask: impl FnMut() -> io::Result<T>,
+) -> Poll<io::Result<T>> {
+    loop {
+        ready!(if interest.is_writable() {
+            io.poll_write_ready(cx)
+        } else {
+            io.poll_read_ready(cx)
+        })?;
+        match io.try_io(interest, &mut ask) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            answer => return Poll::Ready(answer),
+        }
+    }
+}
+
 impl AsyncRead for Io {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -185,6 +246,17 @@ impl AsyncWrite for Io {
     }
 }
 
+/// What came of a body.
+#[derive(Debug)]
+pub(crate) enum Filled {
+    /// The end of the stream.
+    End,
+    /// More is in the buffer.
+    Buffer,
+    /// Bytes of the body that passed the buffer by.
+    Segment(Segment),
+}
+
 /// Bytes read and not yet consumed. Body pieces are split off without a copy;
 /// the buffer's memory is used again once they are gone.
 #[derive(Debug, Default)]
@@ -194,6 +266,8 @@ pub(crate) struct Reader {
     next: usize,
     /// Reads in a row that took less than a quarter of it.
     small: u8,
+    /// Small segments in a row.
+    small_segments: u8,
     /// All bytes ever read.
     pub(crate) total: u64,
     /// The peer has sent FIN.
@@ -233,6 +307,65 @@ impl Reader {
         Poll::Ready(Ok(n))
     }
 
+    /// Takes more of a body of which so many bytes are to follow; into a pipe if the
+    /// other side takes `pipes`, nothing is buffered, and it is worth it.
+    pub(crate) fn poll_body(
+        &mut self,
+        io: &mut Io,
+        cx: &mut Context<'_>,
+        announced: u64,
+        pipes: bool,
+    ) -> Poll<io::Result<Filled>> {
+        if pipes
+            && announced >= pipes::WORTH
+            && self.may_pipe()
+            && self.buf.is_empty()
+            && let Io::Tcp(tcp) = &*io
+        {
+            let received =
+                poll_try(tcp, Interest::READABLE, cx, || Segment::receive(tcp, announced));
+            match ready!(received)? {
+                Received::Some(segment) => return Poll::Ready(Ok(self.piped(segment, announced))),
+                Received::End => {
+                    self.eof = true;
+                    return Poll::Ready(Ok(Filled::End));
+                }
+                Received::NoPipe => {}
+            }
+        }
+        self.expect(announced);
+        let n = ready!(self.poll_fill(io, cx))?;
+        Poll::Ready(Ok(if n == 0 { Filled::End } else { Filled::Buffer }))
+    }
+
+    fn piped(&mut self, segment: Segment, announced: u64) -> Filled {
+        self.total += segment.len() as u64;
+        if segment.len() >= SMALL_SEGMENT {
+            self.small_segments = 0;
+        } else if (segment.len() as u64) < announced {
+            self.small_segments += 1;
+        }
+        // The next message's head and what comes with it.
+        (self.next, self.small) = (READ_MIN, 0);
+        Filled::Segment(segment)
+    }
+
+    /// False if too little comes at a time for a pipe to be worth it.
+    fn may_pipe(&self) -> bool {
+        self.small_segments < SMALL_SEGMENTS
+    }
+
+    /// A piece of this size came through the buffer, although the other side takes
+    /// pipes: a smaller read leaves the next one to them.
+    pub(crate) fn leave_to_pipes(&mut self, piece: usize) {
+        if piece as u64 >= pipes::WORTH {
+            if self.may_pipe() {
+                self.next = READ_MIN;
+            }
+            self.small_segments = 0;
+        }
+    }
+
     /// Room for a read of `want` bytes behind what is buffered. Large buffers are
     /// those that were used last.
     fn make_room(&mut self, want: usize) {
@@ -265,10 +398,11 @@ impl Reader {
 }
 
 #[derive(Debug)]
-enum Piece {
+enum Queued {
     /// Bytes of `Writer::small`.
     Small(usize),
     Shared(Bytes),
+    Piped(Segment),
 }
 
 /// Bytes to write, in order.
@@ -277,7 +411,7 @@ pub(crate) struct Writer {
     small: Vec<u8>,
     /// Bytes of `small` that have been written.
     small_done: usize,
-    pieces: VecDeque<Piece>,
+    pieces: VecDeque<Queued>,
     /// Bytes queued and not yet written.
     pub(crate) queued: usize,
     /// What was written may still be in the TLS layer.
@@ -294,8 +428,8 @@ impl Writer {
         let added = self.small.len().saturating_sub(before);
         self.queued += added;
         match self.pieces.back_mut() {
-            Some(Piece::Small(n)) => *n += added,
-            _ if added > 0 => self.pieces.push_back(Piece::Small(added)),
+            Some(Queued::Small(n)) => *n += added,
+            _ if added > 0 => self.pieces.push_back(Queued::Small(added)),
             _ => {}
         }
         result
@@ -307,7 +441,18 @@ impl Writer {
             return self.put_with(|small| small.extend_from_slice(&bytes));
         }
         self.queued += bytes.len();
-        self.pieces.push_back(Piece::Shared(bytes));
+        self.pieces.push_back(Queued::Shared(bytes));
+    }
+
+    /// Queues a piece of a body.
+    pub(crate) fn put_piece(&mut self, piece: Piece) {
+        match piece {
+            Piece::Memory(bytes) => self.put(bytes),
+            Piece::Piped(segment) => {
+                self.queued += segment.len();
+                self.pieces.push_back(Queued::Piped(segment));
+            }
+        }
     }
 
     /// True if everything has been handed to the kernel.
@@ -331,6 +476,7 @@ impl Writer {
             let before = all.len();
             slices[..count].iter().for_each(|slice| all.extend_from_slice(slice));
             self.consume(all.len() - before);
+            debug_assert!(all.len() > before, "HTTP/2 queues no segments");
         }
         all
     }
@@ -341,11 +487,7 @@ impl Writer {
     /// The stream's; what was not written is lost with it.
     pub(crate) fn poll_flush(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.queued > 0 {
-            let n = {
-                let mut slices = [IoSlice::new(&[]); MAX_SLICES];
-                let count = self.fill(&mut slices);
-                ready!(io.poll_write(cx, &slices[..count]))?
-            };
+            let n = ready!(self.poll_write(io, cx))?;
             if n == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -357,16 +499,32 @@ impl Writer {
         Poll::Ready(Ok(()))
     }
 
+    /// Writes what comes first: bytes in memory, or a segment.
+    fn poll_write(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let follows = self.pieces.len() > 1;
+        if let Some(Queued::Piped(segment)) = self.pieces.front_mut() {
+            return io.poll_send(cx, segment, follows);
+        }
+        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+        let count = self.fill(&mut slices);
+        if matches!(self.pieces.get(count), Some(Queued::Piped(_))) {
+            return io.poll_write_more(cx, &slices[..count]);
+        }
+        io.poll_write(cx, &slices[..count])
+    }
+
+    /// What is in memory of what comes first, up to a segment.
     fn fill<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         let mut at = self.small_done;
         let mut count = 0;
         for (slot, piece) in slices.iter_mut().zip(&self.pieces) {
             *slot = match piece {
-                Piece::Small(n) => {
+                Queued::Small(n) => {
                     at += n;
                     IoSlice::new(&self.small[at - n..at])
                 }
-                Piece::Shared(bytes) => IoSlice::new(bytes),
+                Queued::Shared(bytes) => IoSlice::new(bytes),
+                Queued::Piped(_) => break,
             };
             count += 1;
         }
@@ -379,20 +537,22 @@ impl Writer {
         while n > 0 {
             let Some(piece) = self.pieces.front_mut() else { break };
             let (len, done) = match piece {
-                Piece::Small(len) => {
+                Queued::Small(len) => {
                     let step = n.min(*len);
                     *len -= step;
                     self.small_done += step;
                     (step, *len == 0)
                 }
-                Piece::Shared(bytes) => {
+                Queued::Shared(bytes) => {
                     let step = n.min(bytes.len());
                     bytes.advance(step);
                     (step, bytes.is_empty())
                 }
+                // What was written of it is out already.
+                Queued::Piped(segment) => (n, segment.len() == 0),
             };
             n -= len;
-            if done && let Some(Piece::Shared(bytes)) = self.pieces.pop_front() {
+            if done && let Some(Queued::Shared(bytes)) = self.pieces.pop_front() {
                 buffers::release(bytes);
             }
         }
@@ -405,8 +565,12 @@ impl Writer {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::future::poll_fn;
+
     use proptest::prelude::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
 
     proptest! {
         /// Whatever the pieces and however little each write takes, the bytes
@@ -438,5 +602,128 @@ mod tests {
             }
             prop_assert_eq!(got, want);
         }
+    }
+
+    async fn connection() -> (TcpStream, TcpStream) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let ours = TcpStream::connect(listener.local_addr().expect("bound")).await;
+        (ours.expect("it listens"), listener.accept().await.expect("it was connected").0)
+    }
+
+    fn text(len: usize) -> Vec<u8> {
+        (0..len).map(|i| (i * 7 % 251) as u8).collect()
+    }
+
+    /// What a reader finds of a body of which all has come: buffered bytes, and
+    /// segments.
+    async fn body(reader: &mut Reader, io: &mut Io, mut left: usize) -> (Vec<u8>, usize) {
+        let (mut bytes, mut segments) = (Vec::new(), 0);
+        while left > 0 {
+            let filled = poll_fn(|cx| reader.poll_body(io, cx, left as u64, true)).await;
+            let found = match filled.expect("the peer has sent it") {
+                Filled::Segment(segment) => {
+                    segments += 1;
+                    segment.into_bytes().expect("they are there")
+                }
+                Filled::Buffer => {
+                    let n = reader.buf.len().min(left);
+                    reader.buf.split_to(n).freeze()
+                }
+                Filled::End => panic!("{left} bytes are missing"),
+            };
+            left -= found.len();
+            bytes.extend_from_slice(&found);
+        }
+        (bytes, segments)
+    }
+
+    #[tokio::test]
+    async fn a_large_body_comes_in_segments_and_what_follows_does_not() {
+        let (mut peer, ours) = connection().await;
+        let mut io = Io::Tcp(ours);
+        let mut reader = Reader::default();
+        for len in [100_000, 100_000, 10_000] {
+            peer.write_all(b"head").await.expect("it fits");
+            poll_fn(|cx| reader.poll_fill(&mut io, cx)).await.expect("it was sent");
+            assert_eq!(&*reader.buf.split(), b"head");
+            let mut sent = text(len);
+            sent.extend_from_slice(b"next");
+            peer.write_all(&sent).await.expect("it fits");
+            let (got, segments) = body(&mut reader, &mut io, len).await;
+            assert!(got == text(len), "{len} bytes are not those that were sent");
+            assert_eq!(segments > 0, len as u64 >= pipes::WORTH);
+            while reader.buf.len() < 4 {
+                poll_fn(|cx| reader.poll_fill(&mut io, cx)).await.expect("it was sent");
+            }
+            assert_eq!(&*reader.buf.split(), b"next");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_comes_in_small_parts_is_read_into_memory() {
+        let (mut peer, ours) = connection().await;
+        let mut io = Io::Tcp(ours);
+        let mut reader = Reader::default();
+        for part in 0..10 {
+            peer.write_all(b"part").await.expect("it fits");
+            let filled = poll_fn(|cx| reader.poll_body(&mut io, cx, 100_000, true)).await;
+            match filled.expect("it was sent") {
+                Filled::Segment(segment) => {
+                    assert!(part < SMALL_SEGMENTS);
+                    assert_eq!(segment.len(), 4);
+                }
+                Filled::Buffer => {
+                    assert!(part >= SMALL_SEGMENTS);
+                    assert_eq!(&*reader.buf.split(), b"part");
+                }
+                Filled::End => panic!("the peer is still there"),
+            }
+        }
+    }
+
+    /// Small, shared and piped pieces, to a peer that reads little at a time.
+    #[tokio::test]
+    async fn segments_keep_their_place() {
+        let (mut feed, mut from) = connection().await;
+        let (ours, mut peer) = connection().await;
+        let mut io = Io::Tcp(ours);
+        let mut writer = Writer::default();
+        let mut want = Vec::new();
+        for round in 0..40 {
+            let small = format!("<{round}>").into_bytes();
+            writer.put_with(|out| out.extend_from_slice(&small));
+            want.extend_from_slice(&small);
+            let shared = text(COPY_MAX + round);
+            writer.put(shared.clone().into());
+            want.extend_from_slice(&shared);
+            let piped = text(100_000 + round);
+            let (sent, got) =
+                tokio::join!(feed.write_all(&piped), segments(&mut from, piped.len()));
+            sent.expect("somebody reads");
+            got.into_iter().for_each(|segment| writer.put_piece(Piece::Piped(segment)));
+            want.extend_from_slice(&piped);
+        }
+        assert_eq!(writer.queued, want.len());
+        let mut got = vec![0; want.len()];
+        let (flushed, read) =
+            tokio::join!(poll_fn(|cx| writer.poll_flush(&mut io, cx)), peer.read_exact(&mut got),);
+        flushed.expect("the peer is there");
+        read.expect("all of it was sent");
+        assert!(got == want, "bytes changed their order");
+        assert!(writer.is_empty());
+        assert_eq!(writer.total, want.len() as u64);
+    }
+
+    async fn segments(from: &mut TcpStream, mut left: usize) -> Vec<Segment> {
+        let mut found = Vec::new();
+        while left > 0 {
+            let received = poll_fn(|cx| {
+                poll_try(from, Interest::READABLE, cx, || Segment::receive(&*from, left as u64))
+            });
+            let Ok(Received::Some(segment)) = received.await else { panic!("{left} are missing") };
+            left -= segment.len();
+            found.push(segment);
+        }
+        found
     }
 }

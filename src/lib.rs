@@ -23,6 +23,7 @@ pub mod local_reply;
 pub mod logic;
 mod mirror;
 pub mod model;
+mod pipes;
 pub mod plane;
 pub mod pool;
 mod record;

@@ -19,6 +19,7 @@ use crate::exchange::{Body, Downstream, DownstreamError, Failure};
 use crate::headers::{HeaderId, RequestHead, ResponseHead};
 use crate::http2::Trailers;
 use crate::model::ClusterSlot;
+use crate::pipes::Piece;
 use crate::request_body::RequestBody;
 use crate::timer::IdleTimer;
 use crate::worker::Worker;
@@ -27,7 +28,7 @@ use crate::worker::Worker;
 /// mirrors are bounded by the connection buffers of both sides.
 const TEE_LIMIT: usize = 4 * 1024 * 1024;
 
-enum Piece {
+enum Part {
     Data(Bytes),
     End(Option<Trailers>),
 }
@@ -35,13 +36,13 @@ enum Piece {
 /// The main request's end of a copy.
 #[derive(Debug)]
 pub(crate) struct Tee {
-    pieces: Option<UnboundedSender<Piece>>,
+    pieces: Option<UnboundedSender<Part>>,
     behind: Rc<Cell<usize>>,
 }
 
 /// The copy's end: a request whose client is the main request.
 pub(crate) struct Copy {
-    pieces: UnboundedReceiver<Piece>,
+    pieces: UnboundedReceiver<Part>,
     behind: Rc<Cell<usize>>,
     trailers: Option<Trailers>,
     ended: bool,
@@ -64,14 +65,14 @@ impl Tee {
         }
         if let Some(pieces) = &self.pieces {
             self.behind.set(behind);
-            let _ = pieces.send(Piece::Data(data.clone()));
+            let _ = pieces.send(Part::Data(data.clone()));
         }
     }
 
     /// The body's end.
     pub(crate) fn end(&mut self, trailers: Option<Trailers>) {
         if let Some(pieces) = self.pieces.take() {
-            let _ = pieces.send(Piece::End(trailers));
+            let _ = pieces.send(Part::End(trailers));
         }
     }
 }
@@ -149,16 +150,20 @@ async fn send(
 }
 
 impl Downstream for Copy {
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, DownstreamError>>> {
+    fn poll_data(
+        &mut self,
+        cx: &mut Context<'_>,
+        _pipes: bool,
+    ) -> Poll<Option<Result<Piece, DownstreamError>>> {
         if self.ended {
             return Poll::Ready(None);
         }
         Poll::Ready(match ready!(self.pieces.poll_recv(cx)) {
-            Some(Piece::Data(data)) => {
+            Some(Part::Data(data)) => {
                 self.behind.set(self.behind.get() - data.len());
-                Some(Ok(data))
+                Some(Ok(Piece::Memory(data)))
             }
-            Some(Piece::End(trailers)) => {
+            Some(Part::End(trailers)) => {
                 self.ended = true;
                 self.trailers = trailers;
                 None
@@ -188,7 +193,7 @@ impl Downstream for Copy {
         Poll::Ready(Ok(()))
     }
 
-    fn send_data(&mut self, _data: Bytes) {}
+    fn send_data(&mut self, _data: Piece) {}
 
     fn finish(&mut self, _trailers: Option<Trailers>) {}
 

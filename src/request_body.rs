@@ -7,13 +7,13 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use crate::buffers;
 use crate::clock;
 use crate::exchange::{Downstream, DownstreamError};
 use crate::headers::{HeaderId, Headers};
 use crate::http2::Trailers;
 use crate::logic::rewrite::GrpcRename;
 use crate::mirror::Tee;
+use crate::pipes::Piece;
 use crate::tap::TapBodies;
 use crate::timer::RouteTimeout;
 
@@ -23,11 +23,11 @@ pub(crate) const REPLAY_LIMIT: usize = 1024 * 1024;
 
 /// Pieces of a body; their memory is used again.
 #[derive(Debug, Default)]
-struct Pieces(VecDeque<Bytes>);
+struct Pieces(VecDeque<Piece>);
 
 impl Drop for Pieces {
     fn drop(&mut self) {
-        self.0.drain(..).for_each(buffers::release);
+        self.0.drain(..).for_each(Piece::release);
     }
 }
 
@@ -101,7 +101,7 @@ impl RequestBody {
 
     /// Lets go of the pieces that the current attempt has sent.
     fn forget_sent(&mut self) {
-        self.ready.0.drain(..self.replayed).for_each(buffers::release);
+        self.ready.0.drain(..self.replayed).for_each(Piece::release);
         self.replayed = 0;
     }
 
@@ -132,16 +132,28 @@ impl RequestBody {
         self.complete && self.kept == 0 && self.trailers.is_none()
     }
 
-    /// The next piece for the current attempt.
+    /// The next piece for the current attempt, in a pipe only if it takes `pipes`.
     pub(crate) fn poll_next<D: Downstream>(
         &mut self,
         down: &mut D,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, DownstreamError>>> {
+        pipes: bool,
+    ) -> Poll<Option<Result<Piece, DownstreamError>>> {
         loop {
-            if let Some(ready) = self.ready.0.get(self.replayed) {
-                let piece = ready.clone();
-                if self.keeps() {
+            let keeps = self.keeps();
+            if let Some(ready) = self.ready.0.get_mut(self.replayed) {
+                let piece = match ready {
+                    Piece::Memory(bytes) if keeps => Piece::Memory(bytes.clone()),
+                    Piece::Piped(_) if keeps || !pipes => match ready.share(pipes) {
+                        Ok(piece) => piece,
+                        Err(e) => {
+                            tracing::error!("a request's body was lost in a pipe: {e}");
+                            return Poll::Ready(Some(Err(DownstreamError::Gone)));
+                        }
+                    },
+                    _ => std::mem::take(ready),
+                };
+                if keeps {
                     self.replayed += 1;
                 } else {
                     self.ready.0.pop_front();
@@ -151,7 +163,7 @@ impl RequestBody {
             if self.complete {
                 return Poll::Ready(None);
             }
-            if let Err(e) = ready!(self.poll_receive(down, cx)) {
+            if let Err(e) = ready!(self.poll_receive(down, cx, pipes)) {
                 return Poll::Ready(Some(Err(e)));
             }
         }
@@ -167,19 +179,24 @@ impl RequestBody {
         &mut self,
         down: &mut D,
         cx: &mut Context<'_>,
+        pipes: bool,
     ) -> Poll<Result<(), DownstreamError>> {
-        match ready!(down.poll_data(cx)) {
+        let pipes = pipes && !self.needs_bytes();
+        match ready!(down.poll_data(cx, pipes)) {
             Some(Ok(data)) => {
                 self.bytes += data.len() as u64;
                 if let Some(tap) = &mut self.tap {
-                    tap.request.push(&data);
+                    tap.request.push_piece(&data);
                 }
-                match self.rename.take() {
-                    Some(mut rename) => {
-                        rename.push(data, &mut |piece| self.store(piece));
-                        self.rename = Some(rename);
-                    }
-                    None => self.store(data),
+                match data {
+                    Piece::Memory(data) => match self.rename.take() {
+                        Some(mut rename) => {
+                            rename.push(data, &mut |piece| self.store(piece));
+                            self.rename = Some(rename);
+                        }
+                        None => self.store(data),
+                    },
+                    piped @ Piece::Piped(_) => self.keep_piece(piped),
                 }
             }
             None => {
@@ -198,6 +215,13 @@ impl RequestBody {
         Poll::Ready(Ok(()))
     }
 
+    /// True if somebody looks at the bytes that come next, or has some of their own.
+    fn needs_bytes(&self) -> bool {
+        !self.tees.is_empty()
+            || self.rename.is_some()
+            || self.tap.as_ref().is_some_and(|tap| !tap.request.is_full())
+    }
+
     /// Notes what logs and taps want of the answer's trailers.
     pub(crate) fn note_trailers(&mut self, trailers: &Trailers) {
         let status = trailers.first(HeaderId::GrpcStatus);
@@ -214,6 +238,10 @@ impl RequestBody {
         for tee in &mut self.tees {
             tee.data(&piece);
         }
+        self.keep_piece(Piece::Memory(piece));
+    }
+
+    fn keep_piece(&mut self, piece: Piece) {
         self.kept += piece.len();
         self.ready.0.push_back(piece);
         if self.keep && !self.abandoned && self.kept > REPLAY_LIMIT {
@@ -230,10 +258,11 @@ impl RequestBody {
         &mut self,
         down: &mut D,
         cx: &mut Context<'_>,
+        pipes: bool,
     ) -> Result<bool, DownstreamError> {
         let mut moved = false;
         while !self.complete && self.kept < REPLAY_LIMIT / 2 {
-            match self.poll_receive(down, cx) {
+            match self.poll_receive(down, cx, pipes) {
                 Poll::Ready(received) => received?,
                 Poll::Pending => break,
             }
@@ -249,7 +278,7 @@ impl RequestBody {
         down: &mut D,
         cx: &mut Context<'_>,
     ) -> Poll<DownstreamError> {
-        if let Err(e) = self.read_ahead(down, cx) {
+        if let Err(e) = self.read_ahead(down, cx, false) {
             return Poll::Ready(e);
         }
         if self.complete {

@@ -22,6 +22,7 @@ use std::time::SystemTime;
 
 use crate::headers::{Headers, RequestHead, ResponseHead};
 use crate::model::Tap;
+use crate::pipes::Piece;
 
 /// Bytes of a body that a trace keeps, each way (Envoy: `max_buffered_rx_bytes`
 /// and `max_buffered_tx_bytes`, 1 KiB).
@@ -53,6 +54,20 @@ impl TapBody {
         let room = MAX_BODY_BYTES - self.bytes.len();
         self.bytes.extend_from_slice(&data[..data.len().min(room)]);
         self.truncated |= data.len() > room;
+    }
+
+    /// True if it wants no more of the body than to know that there is more.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.bytes.len() == MAX_BODY_BYTES
+    }
+
+    /// Takes in the next piece; one in a pipe only if it [is full](Self::is_full).
+    pub(crate) fn push_piece(&mut self, piece: &Piece) {
+        match piece {
+            Piece::Memory(data) => self.push(data),
+            Piece::Piped(_) => self.truncated = true,
+        }
     }
 }
 

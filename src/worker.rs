@@ -23,6 +23,7 @@ use crate::clock::{self, WallClock};
 use crate::downstream;
 use crate::headers::ResponseHead;
 use crate::model::Snapshot;
+use crate::pipes;
 use crate::plane::Plane;
 use crate::pool::Pools;
 use crate::stats::Shard;
@@ -282,6 +283,7 @@ async fn run(worker: Rc<Worker>, mut commands: UnboundedReceiver<Command>) {
             _ = sweep.tick() => {
                 worker.pools.sweep();
                 buffers::trim();
+                pipes::trim();
                 drop(worker.snapshot());
             }
         }

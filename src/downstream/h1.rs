@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use super::Connection;
 use crate::body::BodyReader;
 use crate::exchange::{Body, Downstream, DownstreamError};
@@ -17,9 +15,10 @@ use crate::http1::request::{Parser, RequestInfo};
 use crate::http1::write::{self, Coding, ResponseFraming};
 use crate::http1::{BodyLength, HeadError, HeadLimits, Parsed};
 use crate::http2::Trailers;
-use crate::io::{Io, Reader, Writer};
+use crate::io::{Filled, Io, Reader, Writer};
 use crate::local_reply::{LocalReply, RequestForm};
 use crate::model::ListenerConfig;
+use crate::pipes::Piece;
 use crate::record::{LogEnds, Record};
 use crate::router::{self, Fate, Received};
 use crate::timer::IdleTimer;
@@ -220,7 +219,7 @@ impl Client {
         if self.send_head(&mut answer, kind, true).is_err() {
             return Fate::Abort;
         }
-        self.send_data(body);
+        self.send_data(Piece::Memory(body));
         Fate::Close
     }
 
@@ -258,10 +257,20 @@ enum Next {
 }
 
 impl Downstream for Client {
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, DownstreamError>>> {
+    fn poll_data(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipes: bool,
+    ) -> Poll<Option<Result<Piece, DownstreamError>>> {
+        let pipes = pipes && self.body.is_counted() && self.io.takes_pipes();
         loop {
             match self.body.next(&mut self.reader.buf) {
-                Ok(Some(data)) => return Poll::Ready(Some(Ok(data))),
+                Ok(Some(data)) => {
+                    if pipes {
+                        self.reader.leave_to_pipes(data.len());
+                    }
+                    return Poll::Ready(Some(Ok(Piece::Memory(data))));
+                }
                 Ok(None) if self.body.is_done() => return Poll::Ready(None),
                 Ok(None) => {}
                 Err(e) => return Poll::Ready(Some(Err(DownstreamError::Malformed(e)))),
@@ -272,10 +281,14 @@ impl Downstream for Client {
                     return Poll::Ready(Some(Err(DownstreamError::Gone)));
                 }
             }
-            self.reader.expect(self.body.announced());
-            match ready!(self.reader.poll_fill(&mut self.io, cx)) {
-                Ok(0) | Err(_) => return Poll::Ready(Some(Err(DownstreamError::Gone))),
-                Ok(_) => {}
+            let announced = self.body.announced();
+            match ready!(self.reader.poll_body(&mut self.io, cx, announced, pipes)) {
+                Ok(Filled::End) | Err(_) => return Poll::Ready(Some(Err(DownstreamError::Gone))),
+                Ok(Filled::Buffer) => {}
+                Ok(Filled::Segment(segment)) => {
+                    self.body.passed(segment.len());
+                    return Poll::Ready(Some(Ok(Piece::Piped(segment))));
+                }
             }
         }
     }
@@ -315,16 +328,20 @@ impl Downstream for Client {
         if self.writer.queued < QUEUE_LIMIT { Poll::Ready(Ok(())) } else { self.poll_flush(cx) }
     }
 
-    fn send_data(&mut self, data: Bytes) {
-        if self.head_request || data.is_empty() {
+    fn takes_pipes(&self) -> bool {
+        self.io.takes_pipes() && !self.head_request
+    }
+
+    fn send_data(&mut self, data: Piece) {
+        if self.head_request || data.len() == 0 {
             return;
         }
         if self.chunked {
             self.writer.put_with(|out| out.extend_from_slice(chunk_head(data.len()).as_ref()));
-            self.writer.put(data);
+            self.writer.put_piece(data);
             self.writer.put_with(|out| out.extend_from_slice(CHUNK_END));
         } else {
-            self.writer.put(data);
+            self.writer.put_piece(data);
         }
     }
 

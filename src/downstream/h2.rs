@@ -7,7 +7,6 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::time::Sleep;
 
 use super::Connection;
@@ -20,6 +19,7 @@ use crate::http2::{
     self, Accepted, Closed, Driver, Ended, ListLimits, Reason, Role, Shared, StreamHandle, Trailers,
 };
 use crate::io::{Io, Reader};
+use crate::pipes::Piece;
 use crate::record::Record;
 use crate::router::{self, Received};
 use crate::timer::{IdleTimer, Timers};
@@ -301,8 +301,14 @@ fn error(ended: Ended) -> DownstreamError {
 }
 
 impl Downstream for Http2Stream<'_> {
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, DownstreamError>>> {
-        self.stream.poll_data(cx).map(|next| next.map(|data| data.map_err(error)))
+    fn poll_data(
+        &mut self,
+        cx: &mut Context<'_>,
+        _pipes: bool,
+    ) -> Poll<Option<Result<Piece, DownstreamError>>> {
+        self.stream
+            .poll_data(cx)
+            .map(|next| next.map(|data| data.map(Piece::Memory).map_err(error)))
     }
 
     fn take_trailers(&mut self) -> Option<Trailers> {
@@ -331,8 +337,10 @@ impl Downstream for Http2Stream<'_> {
         self.stream.poll_room(cx).map_err(error)
     }
 
-    fn send_data(&mut self, data: Bytes) {
-        self.stream.send_data(data);
+    fn send_data(&mut self, data: Piece) {
+        if let Some(data) = data.into_memory() {
+            self.stream.send_data(data);
+        }
     }
 
     fn finish(&mut self, trailers: Option<Trailers>) {

@@ -124,8 +124,14 @@ impl LengthDecoder {
     /// Takes as much of `buf` as belongs to the body.
     pub fn decode(&mut self, buf: &[u8]) -> Decoded {
         let data = usize::try_from(self.left).unwrap_or(usize::MAX).min(buf.len());
-        self.left -= data as u64;
-        Decoded { skip: 0, data, done: self.left == 0 }
+        let done = self.pass(data);
+        Decoded { skip: 0, data, done }
+    }
+
+    /// Counts bytes that nobody has to look at; true if they are the last.
+    pub fn pass(&mut self, bytes: usize) -> bool {
+        self.left = self.left.saturating_sub(bytes as u64);
+        self.left == 0
     }
 
     /// Bytes still to come.

@@ -10,6 +10,7 @@ use crate::headers::{HeaderId, Headers};
 use crate::local_reply::{LocalReply, RequestForm, UpstreamError};
 use crate::logic::mutation;
 use crate::model::WeightedTarget;
+use crate::pipes::Piece;
 use crate::record::LogEnds;
 use crate::tap::Trace;
 
@@ -231,7 +232,7 @@ impl<D: Downstream> Stream<'_, D> {
         }
         if !empty {
             self.record.sent = body.len() as u64;
-            self.down.send_data(body);
+            self.down.send_data(Piece::Memory(body));
             self.down.finish(None);
         }
         let flushed = std::future::poll_fn(|cx| self.down.poll_flush(cx)).await;

@@ -3,8 +3,6 @@
 use std::io;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
-
 use crate::body::BodyReader;
 use crate::edge;
 use crate::exchange::{Body, Upstream};
@@ -14,8 +12,9 @@ use crate::http1::response::Parser;
 use crate::http1::write::{self, Coding};
 use crate::http1::{BodyLength, HeadLimits, Parsed};
 use crate::http2::Trailers;
-use crate::io::{Io, Reader, Writer};
+use crate::io::{Filled, Io, Reader, Writer};
 use crate::local_reply::UpstreamError;
+use crate::pipes::Piece;
 use crate::pool::Open;
 use crate::transport::TransportFailure;
 
@@ -111,11 +110,14 @@ impl Http1 {
     }
 
     fn fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, UpstreamError>> {
-        self.reader.poll_fill(&mut self.io, cx).map_err(|e| {
-            // The peer's doing, if not its wish.
-            self.reader.eof = true;
-            self.broken(&e)
-        })
+        self.reader.poll_fill(&mut self.io, cx).map_err(|e| self.unreadable(&e))
+    }
+
+    /// A read failed: the peer's doing, if not its wish.
+    #[cold]
+    fn unreadable(&mut self, error: &io::Error) -> UpstreamError {
+        self.reader.eof = true;
+        self.broken(error)
     }
 
     /// What follows are raw bytes.
@@ -162,13 +164,17 @@ impl Upstream for Http1 {
         if self.writer.queued < QUEUE_LIMIT { Poll::Ready(Ok(())) } else { self.poll_flush(cx) }
     }
 
-    fn send_data(&mut self, data: Bytes) {
+    fn takes_pipes(&self) -> bool {
+        self.io.takes_pipes()
+    }
+
+    fn send_data(&mut self, data: Piece) {
         if self.chunked {
             self.writer.put_with(|out| out.extend_from_slice(chunk_head(data.len()).as_ref()));
-            self.writer.put(data);
+            self.writer.put_piece(data);
             self.writer.put_with(|out| out.extend_from_slice(CHUNK_END));
         } else {
-            self.writer.put(data);
+            self.writer.put_piece(data);
         }
     }
 
@@ -227,25 +233,42 @@ impl Upstream for Http1 {
         }
     }
 
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, UpstreamError>>> {
+    fn poll_data(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipes: bool,
+    ) -> Poll<Option<Result<Piece, UpstreamError>>> {
+        let counted = self.body.as_ref().is_some_and(BodyReader::is_counted);
+        let pipes = pipes && counted && self.io.takes_pipes();
         loop {
             let Some(body) = &mut self.body else { return Poll::Ready(None) };
             if !std::mem::replace(&mut self.checked, true) && body.is_broken(&self.reader.buf) {
                 return Poll::Ready(Some(Err(self.malformed())));
             }
             match body.next(&mut self.reader.buf) {
-                Ok(Some(data)) => return Poll::Ready(Some(Ok(data))),
+                Ok(Some(data)) => {
+                    if pipes {
+                        self.reader.leave_to_pipes(data.len());
+                    }
+                    return Poll::Ready(Some(Ok(Piece::Memory(data))));
+                }
                 Ok(None) if body.is_done() => return Poll::Ready(None),
                 Ok(None) => {}
                 Err(_) => return Poll::Ready(Some(Err(self.malformed()))),
             }
-            self.reader.expect(body.announced());
             self.checked = false;
-            match ready!(self.fill(cx)) {
-                Ok(0) if self.tunnel => {
+            let announced = body.announced();
+            let filled = self.reader.poll_body(&mut self.io, cx, announced, pipes);
+            match ready!(filled) {
+                Ok(Filled::Buffer) => {}
+                Ok(Filled::Segment(segment)) => {
+                    body.passed(segment.len());
+                    return Poll::Ready(Some(Ok(Piece::Piped(segment))));
+                }
+                Ok(Filled::End) if self.tunnel => {
                     return Poll::Ready(Some(Err(UpstreamError::ConnectionTermination)));
                 }
-                Ok(0) => {
+                Ok(Filled::End) => {
                     let Some(body) = &mut self.body else { return Poll::Ready(None) };
                     if body.end_of_stream() {
                         self.keep_alive = false;
@@ -253,12 +276,12 @@ impl Upstream for Http1 {
                     }
                     return Poll::Ready(Some(Err(self.malformed())));
                 }
-                Ok(_) => {}
-                // A reset in the middle of a counted body is told as its early end.
-                Err(_) if !self.body.as_mut().is_some_and(BodyReader::end_of_stream) => {
-                    return Poll::Ready(Some(Err(self.malformed())));
+                Err(e) => {
+                    let error = self.unreadable(&e);
+                    // A reset in the middle of a counted body is told as its early end.
+                    let ended = self.body.as_mut().is_some_and(BodyReader::end_of_stream);
+                    return Poll::Ready(Some(Err(if ended { error } else { self.malformed() })));
                 }
-                Err(e) => return Poll::Ready(Some(Err(e))),
             }
         }
     }

@@ -2,12 +2,11 @@
 
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
-
 use crate::exchange::{Body, Upstream};
 use crate::headers::{HeaderId, RequestHead, ResponseHead};
 use crate::http2::{Ended, Reason, StreamHandle, Trailers};
 use crate::local_reply::UpstreamError;
+use crate::pipes::Piece;
 use crate::pool::StreamPlace;
 
 /// One stream of a pooled connection.
@@ -57,8 +56,8 @@ impl Upstream for Http2 {
         stream.poll_room(cx).map_err(|ended| self.error(ended))
     }
 
-    fn send_data(&mut self, data: Bytes) {
-        if let Some(stream) = &self.stream {
+    fn send_data(&mut self, data: Piece) {
+        if let (Some(stream), Some(data)) = (&self.stream, data.into_memory()) {
             stream.send_data(data);
         }
     }
@@ -97,9 +96,15 @@ impl Upstream for Http2 {
         })))
     }
 
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, UpstreamError>>> {
+    fn poll_data(
+        &mut self,
+        cx: &mut Context<'_>,
+        _pipes: bool,
+    ) -> Poll<Option<Result<Piece, UpstreamError>>> {
         let Some(stream) = &self.stream else { return Poll::Ready(None) };
-        stream.poll_data(cx).map(|next| next.map(|data| data.map_err(|ended| self.error(ended))))
+        stream
+            .poll_data(cx)
+            .map(|next| next.map(|data| data.map(Piece::Memory).map_err(|ended| self.error(ended))))
     }
 
     fn take_trailers(&mut self) -> Option<Trailers> {

@@ -14,6 +14,7 @@ mod golden_client;
 mod golden_scheduler;
 mod http1;
 mod http2;
+mod large_bodies;
 mod mirrors;
 mod pressure;
 mod reasons;
