@@ -42,6 +42,10 @@ struct DeltaSubscription {
     owes_answer: bool,
     /// Version of the collection that was last looked at in vain or answered.
     seen: Option<u64>,
+    /// Nonce of the last response, and the last one that was answered: a watch can be
+    /// open without, by a change of names.
+    sent: u64,
+    answered: u64,
 }
 
 impl DeltaStream {
@@ -74,6 +78,7 @@ impl DeltaStream {
             }
         };
         let subscription = &mut self.types[index].1;
+        subscription.answered = request.response_nonce.parse().unwrap_or(subscription.answered);
         subscription.subscribe(request.resource_names_subscribe);
         subscription.unsubscribe(&request.resource_names_unsubscribe);
         subscription.open = true;
@@ -93,6 +98,7 @@ impl DeltaStream {
         let node = self.node.as_deref().unwrap_or_default();
         self.types.iter().all(|(type_url, subscription)| {
             subscription.open
+                && subscription.answered == subscription.sent
                 && caches
                     .collection(type_url, node)
                     .is_none_or(|c| subscription.difference(c) == (Vec::new(), Vec::new()))
@@ -133,6 +139,7 @@ impl DeltaStream {
         subscription.open = false;
         subscription.owes_answer = false;
         self.nonce += 1;
+        subscription.sent = self.nonce;
         Some(DeltaDiscoveryResponse {
             system_version_info: collection.version().to_string(),
             resources,

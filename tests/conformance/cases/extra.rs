@@ -108,7 +108,9 @@ pub fn secure(listener: &mut Listener, context: &DownstreamTlsContext) {
     listener.filter_chains[0].transport_socket = Some(socket);
 }
 
-/// The case's model behind TLS: both clusters with this context.
+/// The case's model behind TLS: both clusters with this context. Waits until they have
+/// their secrets and addresses: the plain ones before them serve until then, although the
+/// push has been answered.
 pub fn secure_model(p: &mut Probe<'_>, host: &str, port: u16, context: &UpstreamTlsContext) {
     p.model(&[port]);
     let mut model = version(&p.id, 1, &[port]);
@@ -118,4 +120,10 @@ pub fn secure_model(p: &mut Probe<'_>, host: &str, port: u16, context: &Upstream
         cluster
     };
     p.side.push_clusters(&model_clusters(&model).map(secure));
+    let name = format!("\"{}_1", p.id);
+    let warm = || {
+        let (_, dump) = p.side.admin("GET", "/config_dump?resource=dynamic_warming_clusters");
+        !dump.contains(&name)
+    };
+    p.expect(eventually(LIMIT, warm), "use the clusters");
 }
