@@ -13,7 +13,7 @@ use crate::headers::{RequestHead, ResponseHead};
 use crate::http1::ChunkError;
 use crate::http2::Trailers;
 use crate::local_reply::UpstreamError;
-use crate::pipes::Piece;
+use crate::pipes::{Carrier, Piece};
 use crate::request_body::RequestBody;
 use crate::timer::IdleTimer;
 
@@ -56,12 +56,12 @@ pub(crate) enum Body {
 
 /// The client's side of one request.
 pub(crate) trait Downstream {
-    /// The next piece of the request's body; `None` at its end. In a pipe only if
-    /// `pipes` says that the upstream takes that.
+    /// The next piece of the request's body; `None` at its end, by what the upstream
+    /// and whoever looks at it take.
     fn poll_data(
         &mut self,
         cx: &mut Context<'_>,
-        pipes: bool,
+        by: Carrier,
     ) -> Poll<Option<Result<Piece, DownstreamError>>>;
     /// Trailers, after the end of the body.
     fn take_trailers(&mut self) -> Option<Trailers>;
@@ -119,12 +119,12 @@ pub(crate) trait Upstream {
         cx: &mut Context<'_>,
         head: &mut ResponseHead,
     ) -> Poll<Result<Option<Body>, UpstreamError>>;
-    /// The next piece of the answer's body; `None` at its end. In a pipe only if
-    /// `pipes` says that the client's side takes that.
+    /// The next piece of the answer's body; `None` at its end, by what the client's
+    /// side and whoever looks at it take.
     fn poll_data(
         &mut self,
         cx: &mut Context<'_>,
-        pipes: bool,
+        by: Carrier,
     ) -> Poll<Option<Result<Piece, UpstreamError>>>;
     /// Trailers, after the end of the body.
     fn take_trailers(&mut self) -> Option<Trailers>;
@@ -360,8 +360,8 @@ impl Exchange {
                 Poll::Ready(Err(e)) => return Err(Failure::Downstream(e)),
                 Poll::Pending => return Ok(moved),
             }
-            let seen = body.tap.as_ref().is_none_or(|tap| tap.response.is_full());
-            match up.poll_data(cx, seen && down.takes_pipes()) {
+            let wanted = body.tap.as_ref().map_or(Carrier::Pipe, |tap| tap.response.carrier());
+            match up.poll_data(cx, wanted.if_possible(down.takes_pipes())) {
                 Poll::Ready(Some(Ok(data))) => {
                     self.sent += data.len() as u64;
                     if let Some(tap) = &mut body.tap {

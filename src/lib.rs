@@ -14,6 +14,7 @@ mod downstream;
 pub mod edge;
 mod exchange;
 pub mod flags;
+mod give_way;
 pub mod headers;
 pub mod http1;
 pub mod http2;

@@ -19,7 +19,7 @@ use crate::exchange::{Body, Downstream, DownstreamError, Failure};
 use crate::headers::{HeaderId, RequestHead, ResponseHead};
 use crate::http2::Trailers;
 use crate::model::ClusterSlot;
-use crate::pipes::Piece;
+use crate::pipes::{Carrier, Piece};
 use crate::request_body::RequestBody;
 use crate::timer::IdleTimer;
 use crate::worker::Worker;
@@ -153,7 +153,7 @@ impl Downstream for Copy {
     fn poll_data(
         &mut self,
         cx: &mut Context<'_>,
-        _pipes: bool,
+        _by: Carrier,
     ) -> Poll<Option<Result<Piece, DownstreamError>>> {
         if self.ended {
             return Poll::Ready(None);

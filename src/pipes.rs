@@ -25,6 +25,24 @@ const CAPACITY: usize = 64 * 4096;
 /// takes about four.
 const MAX_PIPES: usize = 128;
 
+/// How the next piece of a body may come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Carrier {
+    /// As bytes in memory.
+    Memory,
+    /// As bytes, of which few are wanted: what follows them may come in pipes.
+    MemoryFirst,
+    /// In a pipe, if that is worth it.
+    Pipe,
+}
+
+impl Carrier {
+    /// This one, if pipes can be used at all.
+    pub(crate) fn if_possible(self, pipes: bool) -> Self {
+        if pipes { self } else { Self::Memory }
+    }
+}
+
 thread_local! {
     static SPARE: RefCell<Spare> = RefCell::default();
     /// Pipes that exist.

@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use crate::dns::Endpoints;
+use crate::give_way::Urgency;
 use crate::model::{Clusters, Resources, Snapshot};
 use crate::seldon_stats::SeldonMetrics;
 use crate::stats::Stats;
@@ -65,6 +66,8 @@ pub struct Plane {
     pub started: Instant,
     /// When the process started, wall clock.
     pub started_at: SystemTime,
+    /// Whether a response of the scheduler waits for a worker's core.
+    pub(crate) urgency: Urgency,
     /// Version of `snapshot`, so that a connection sees with one load that
     /// nothing changed.
     version: AtomicU64,
@@ -104,6 +107,7 @@ impl Plane {
             node,
             started: Instant::now(),
             started_at: SystemTime::now(),
+            urgency: Urgency::default(),
             version: AtomicU64::new(0),
             drain_bits: AtomicU8::new(0),
             state: watch::Sender::new(ServerState::PreInitializing),

@@ -13,7 +13,7 @@ use crate::headers::{HeaderId, Headers};
 use crate::http2::Trailers;
 use crate::logic::rewrite::GrpcRename;
 use crate::mirror::Tee;
-use crate::pipes::Piece;
+use crate::pipes::{Carrier, Piece};
 use crate::tap::TapBodies;
 use crate::timer::RouteTimeout;
 
@@ -181,8 +181,7 @@ impl RequestBody {
         cx: &mut Context<'_>,
         pipes: bool,
     ) -> Poll<Result<(), DownstreamError>> {
-        let pipes = pipes && !self.needs_bytes();
-        match ready!(down.poll_data(cx, pipes)) {
+        match ready!(down.poll_data(cx, self.carrier().if_possible(pipes))) {
             Some(Ok(data)) => {
                 self.bytes += data.len() as u64;
                 if let Some(tap) = &mut self.tap {
@@ -215,11 +214,12 @@ impl RequestBody {
         Poll::Ready(Ok(()))
     }
 
-    /// True if somebody looks at the bytes that come next, or has some of their own.
-    fn needs_bytes(&self) -> bool {
-        !self.tees.is_empty()
-            || self.rename.is_some()
-            || self.tap.as_ref().is_some_and(|tap| !tap.request.is_full())
+    /// How the next piece should come to those who look at it, or change it.
+    fn carrier(&self) -> Carrier {
+        if !self.tees.is_empty() || self.rename.is_some() {
+            return Carrier::Memory;
+        }
+        self.tap.as_ref().map_or(Carrier::Pipe, |tap| tap.request.carrier())
     }
 
     /// Notes what logs and taps want of the answer's trailers.

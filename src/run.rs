@@ -127,7 +127,13 @@ type Bound = Option<SocketAddr>;
 type Ready = mpsc::Sender<Result<Bound, StartError>>;
 
 fn control_thread(plane: &Arc<Plane>, settings: Settings, hooks: Hooks, ready: &Ready) {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let (sleeps, wakes) = (Arc::clone(plane), Arc::clone(plane));
+    builder
+        .enable_all()
+        .on_thread_park(move || sleeps.urgency.sign_of_life())
+        .on_thread_unpark(move || wakes.urgency.sign_of_life());
+    let runtime = match builder.build() {
         Ok(runtime) => runtime,
         Err(e) => {
             let _ = ready.send(Err(e.into()));

@@ -22,7 +22,7 @@ use std::time::SystemTime;
 
 use crate::headers::{Headers, RequestHead, ResponseHead};
 use crate::model::Tap;
-use crate::pipes::Piece;
+use crate::pipes::{Carrier, Piece};
 
 /// Bytes of a body that a trace keeps, each way (Envoy: `max_buffered_rx_bytes`
 /// and `max_buffered_tx_bytes`, 1 KiB).
@@ -56,13 +56,14 @@ impl TapBody {
         self.truncated |= data.len() > room;
     }
 
-    /// True if it wants no more of the body than to know that there is more.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.bytes.len() == MAX_BODY_BYTES
+    /// How the next piece of the body should come: once it is full, it wants no more
+    /// than to know that there is more.
+    pub(crate) fn carrier(&self) -> Carrier {
+        if self.bytes.len() == MAX_BODY_BYTES { Carrier::Pipe } else { Carrier::MemoryFirst }
     }
 
-    /// Takes in the next piece; one in a pipe only if it [is full](Self::is_full).
+    /// Takes in the next piece; one in a pipe only if its [carrier](Self::carrier) says
+    /// so.
     pub(crate) fn push_piece(&mut self, piece: &Piece) {
         match piece {
             Piece::Memory(data) => self.push(data),

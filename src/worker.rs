@@ -21,6 +21,7 @@ use crate::access_log::{AccessLogs, WorkerLog};
 use crate::buffers;
 use crate::clock::{self, WallClock};
 use crate::downstream;
+use crate::give_way;
 use crate::headers::ResponseHead;
 use crate::model::Snapshot;
 use crate::pipes;
@@ -178,7 +179,7 @@ impl Workers {
         let loads: Loads = (0..count).map(|_| AtomicUsize::new(0)).collect();
         let mut threads = Vec::with_capacity(count);
         for (index, commands) in receivers.into_iter().enumerate() {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let runtime = runtime(plane)?;
             let (plane, loads) = (Arc::clone(plane), Arc::clone(&loads));
             let (peers, shared) = (senders.clone(), shared.clone());
             let thread =
@@ -240,6 +241,16 @@ pub struct WorkerShared {
     pub own_address: IpAddr,
     /// `--refuse-ambiguous-requests`.
     pub refuse_ambiguous: bool,
+}
+
+/// A worker's reactor.
+fn runtime(plane: &Arc<Plane>) -> io::Result<tokio::runtime::Runtime> {
+    let plane = Arc::clone(plane);
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .on_thread_park(move || give_way::before_wait(&plane.urgency))
+        .on_thread_unpark(give_way::after_wait)
+        .build()
 }
 
 /// Lets this thread run as soon as a request comes, before whoever is in the middle

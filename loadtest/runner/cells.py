@@ -39,6 +39,7 @@ class World:
         self.tools, self.directory = tools, directory
         self.seconds, self.latency_seconds = seconds, latency_seconds
         self.upstreams, self.proxies = {}, {}
+        self.log = open(os.path.join(directory, "tools.log"), "ab")
 
     def upstream(self, workers):
         if workers not in self.upstreams:
@@ -168,12 +169,13 @@ def updates(world, name, settings):
     busy = threading.Thread(target=loaders.wrk, args=(world.tools, world.directory, proxy.http,
                                                       world.latency_seconds, 16))
     busy.start()
-    flips = proxy.control.ask("flip 10")
+    flips = proxy.control.ask_first("flip 10")
     busy.join()
     values["busy_after_arrival_ms"] = sorted(flips["after_arrival_ms"])[5]
     values["worst_busy_after_arrival_ms"] = max(flips["after_arrival_ms"])
     seconds, errors = world.latency_seconds, []
     direct = world.upstream(1).http
+    size = int(flips["bytes"])
     # Quiet and under change, through the proxy and past it: what the second pair
     # shows is the disturbance of the load generator, which shares a core with the
     # control plane.
@@ -199,6 +201,12 @@ def updates(world, name, settings):
         errors += [f"within, {state}: {error}" for error in failed]
     proxy.control.answer()
     proxy.control.ask("wait")
+    # As much for a process that looks at nothing, in the control thread's place.
+    with machine.Pour(world.tools, world.log, size, 20):
+        result = open_loop(world, proxy.http, seconds, 500, 16)
+        held, failed = within(world, proxy, seconds, 500, 16)
+    values |= {"pour_p99": result["ms"]["p99"], "within_pour_p99_us": held["p99_us"]}
+    errors += [f"pour: {error}" for error in (*result["errors"], *failed)]
     spent = values["direct_churn_cpu"] - values["direct_quiet_cpu"]
     values["cpu_ms_per_update"] = spent / values["changes"] * 1e3
     return values, errors

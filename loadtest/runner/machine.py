@@ -213,6 +213,29 @@ class Neighbour:
             loop.wait()
 
 
+class Pour:
+    """Bytes that come in on the proxy's core for a process as nice as a control thread,
+    so many at once and so many times a second."""
+
+    NICENESS = 10
+
+    def __init__(self, tools, log, size, rate):
+        self.tools, self.log, self.size, self.rate = tools, log, size, rate
+
+    def __enter__(self):
+        self.source = start([self.tools.pour, "from", str(self.size), str(self.rate)], {LOAD_CORE},
+                            self.log, stdout=subprocess.PIPE)
+        os.sched_setscheduler(self.source.pid, os.SCHED_IDLE, os.sched_param(0))
+        port = self.source.stdout.readline().decode().strip()
+        self.sink = start(["nice", "-n", str(self.NICENESS), self.tools.pour, "into", port],
+                          {PROXY_CORE}, self.log)
+
+    def __exit__(self, *_failure):
+        for process in (self.sink, self.source):
+            process.kill()
+            process.wait()
+
+
 class Quota:
     """A CPU quota for a process, by whichever cgroup version can be written."""
 

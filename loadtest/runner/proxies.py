@@ -147,6 +147,7 @@ class Tools:
         self.upstream = os.path.join(built, "upstream")
         self.control = os.path.join(built, "control")
         self.relay = os.path.join(built, "relay")
+        self.pour = os.path.join(built, "pour")
 
     def check(self, names):
         for name in names:
@@ -204,6 +205,15 @@ class Control:
         as the proxy's latency."""
         for thread in os.listdir(f"/proc/{self.process.pid}/task"):
             os.sched_setscheduler(int(thread), os.SCHED_IDLE, os.sched_param(0))
+
+    def ask_first(self, command):
+        """The same beside a load that takes the core: the thread that asks for the
+        change goes first, or its own waiting would be counted."""
+        machine.go_first(self.process.pid)
+        try:
+            return self.ask(command)
+        finally:
+            self.step_back()
 
     def stop(self):
         machine.stop(self.process)

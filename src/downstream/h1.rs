@@ -18,7 +18,7 @@ use crate::http2::Trailers;
 use crate::io::{Filled, Io, Reader, Writer};
 use crate::local_reply::{LocalReply, RequestForm};
 use crate::model::ListenerConfig;
-use crate::pipes::Piece;
+use crate::pipes::{Carrier, Piece};
 use crate::record::{LogEnds, Record};
 use crate::router::{self, Fate, Received};
 use crate::timer::IdleTimer;
@@ -260,13 +260,13 @@ impl Downstream for Client {
     fn poll_data(
         &mut self,
         cx: &mut Context<'_>,
-        pipes: bool,
+        by: Carrier,
     ) -> Poll<Option<Result<Piece, DownstreamError>>> {
-        let pipes = pipes && self.body.is_counted() && self.io.takes_pipes();
+        let by = by.if_possible(self.body.is_counted() && self.io.takes_pipes());
         loop {
             match self.body.next(&mut self.reader.buf) {
                 Ok(Some(data)) => {
-                    if pipes {
+                    if by != Carrier::Memory {
                         self.reader.leave_to_pipes(data.len());
                     }
                     return Poll::Ready(Some(Ok(Piece::Memory(data))));
@@ -282,7 +282,7 @@ impl Downstream for Client {
                 }
             }
             let announced = self.body.announced();
-            match ready!(self.reader.poll_body(&mut self.io, cx, announced, pipes)) {
+            match ready!(self.reader.poll_body(&mut self.io, cx, announced, by)) {
                 Ok(Filled::End) | Err(_) => return Poll::Ready(Some(Err(DownstreamError::Gone))),
                 Ok(Filled::Buffer) => {}
                 Ok(Filled::Segment(segment)) => {

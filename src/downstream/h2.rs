@@ -19,7 +19,7 @@ use crate::http2::{
     self, Accepted, Closed, Driver, Ended, ListLimits, Reason, Role, Shared, StreamHandle, Trailers,
 };
 use crate::io::{Io, Reader};
-use crate::pipes::Piece;
+use crate::pipes::{Carrier, Piece};
 use crate::record::Record;
 use crate::router::{self, Received};
 use crate::timer::{IdleTimer, Timers};
@@ -304,7 +304,7 @@ impl Downstream for Http2Stream<'_> {
     fn poll_data(
         &mut self,
         cx: &mut Context<'_>,
-        _pipes: bool,
+        _by: Carrier,
     ) -> Poll<Option<Result<Piece, DownstreamError>>> {
         self.stream
             .poll_data(cx)

@@ -9,7 +9,7 @@ use tokio::io::Interest;
 
 use super::{Io, poll_try};
 use crate::buffers;
-use crate::pipes::{self, Received, Segment};
+use crate::pipes::{self, Carrier, Received, Segment};
 
 /// First size of a read buffer, and its size when the connection is quiet.
 const READ_MIN: usize = buffers::SMALLEST;
@@ -86,16 +86,16 @@ impl Reader {
         Poll::Ready(Ok(n))
     }
 
-    /// Takes more of a body of which so many bytes are to follow; into a pipe if the
-    /// other side takes `pipes`, nothing is buffered, and it is worth it.
+    /// Takes more of a body of which so many bytes are to follow; into a pipe if that
+    /// is wanted, nothing is buffered, and it is worth it.
     pub(crate) fn poll_body(
         &mut self,
         io: &mut Io,
         cx: &mut Context<'_>,
         announced: u64,
-        pipes: bool,
+        by: Carrier,
     ) -> Poll<io::Result<Filled>> {
-        if pipes
+        if by == Carrier::Pipe
             && announced >= pipes::WORTH
             && self.may_pipe()
             && self.buf.is_empty()
@@ -112,7 +112,14 @@ impl Reader {
                 Received::NoPipe => {}
             }
         }
-        self.expect(announced);
+        if by == Carrier::MemoryFirst
+            && announced >= READ_MIN as u64 + pipes::WORTH
+            && self.may_pipe()
+        {
+            self.next = READ_MIN;
+        } else {
+            self.expect(announced);
+        }
         let n = ready!(self.poll_fill(io, cx))?;
         Poll::Ready(Ok(if n == 0 { Filled::End } else { Filled::Buffer }))
     }
@@ -190,7 +197,7 @@ mod tests {
     async fn body(reader: &mut Reader, io: &mut Io, mut left: usize) -> (Vec<u8>, usize) {
         let (mut bytes, mut segments) = (Vec::new(), 0);
         while left > 0 {
-            let filled = poll_fn(|cx| reader.poll_body(io, cx, left as u64, true)).await;
+            let filled = poll_fn(|cx| reader.poll_body(io, cx, left as u64, Carrier::Pipe)).await;
             let found = match filled.expect("the peer has sent it") {
                 Filled::Segment(segment) => {
                     segments += 1;
@@ -231,13 +238,37 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn whoever_wants_the_beginning_leaves_the_rest_to_pipes() {
+        let (mut peer, ours) = connection().await;
+        let mut io = Io::Tcp(ours);
+        let mut reader = Reader::default();
+        for len in [100_000, 20_000] {
+            let sent = text(len);
+            peer.write_all(&sent).await.expect("it fits");
+            // The last one wanted much.
+            reader.expect(1 << 20);
+            let first = Carrier::MemoryFirst;
+            poll_fn(|cx| reader.poll_body(&mut io, cx, len as u64, first)).await.expect("sent");
+            let mut got = reader.buf.split().to_vec();
+            let left = len - got.len();
+            if len as u64 >= READ_MIN as u64 + pipes::WORTH {
+                assert_eq!(got.len(), READ_MIN);
+            }
+            let (rest, segments) = body(&mut reader, &mut io, left).await;
+            got.extend_from_slice(&rest);
+            assert!(got == sent, "{len} bytes are not those that were sent");
+            assert_eq!(segments > 0, left as u64 >= pipes::WORTH);
+        }
+    }
+
+    #[tokio::test]
     async fn a_body_that_comes_in_small_parts_is_read_into_memory() {
         let (mut peer, ours) = connection().await;
         let mut io = Io::Tcp(ours);
         let mut reader = Reader::default();
         for part in 0..10 {
             peer.write_all(b"part").await.expect("it fits");
-            let filled = poll_fn(|cx| reader.poll_body(&mut io, cx, 100_000, true)).await;
+            let filled = poll_fn(|cx| reader.poll_body(&mut io, cx, 100_000, Carrier::Pipe)).await;
             match filled.expect("it was sent") {
                 Filled::Segment(segment) => {
                     assert!(part < SMALL_SEGMENTS);

@@ -14,7 +14,7 @@ use crate::http1::{BodyLength, HeadLimits, Parsed};
 use crate::http2::Trailers;
 use crate::io::{Filled, Io, Reader, Writer};
 use crate::local_reply::UpstreamError;
-use crate::pipes::Piece;
+use crate::pipes::{Carrier, Piece};
 use crate::pool::Open;
 use crate::transport::TransportFailure;
 
@@ -236,10 +236,10 @@ impl Upstream for Http1 {
     fn poll_data(
         &mut self,
         cx: &mut Context<'_>,
-        pipes: bool,
+        by: Carrier,
     ) -> Poll<Option<Result<Piece, UpstreamError>>> {
         let counted = self.body.as_ref().is_some_and(BodyReader::is_counted);
-        let pipes = pipes && counted && self.io.takes_pipes();
+        let by = by.if_possible(counted && self.io.takes_pipes());
         loop {
             let Some(body) = &mut self.body else { return Poll::Ready(None) };
             if !std::mem::replace(&mut self.checked, true) && body.is_broken(&self.reader.buf) {
@@ -247,7 +247,7 @@ impl Upstream for Http1 {
             }
             match body.next(&mut self.reader.buf) {
                 Ok(Some(data)) => {
-                    if pipes {
+                    if by != Carrier::Memory {
                         self.reader.leave_to_pipes(data.len());
                     }
                     return Poll::Ready(Some(Ok(Piece::Memory(data))));
@@ -258,7 +258,7 @@ impl Upstream for Http1 {
             }
             self.checked = false;
             let announced = body.announced();
-            let filled = self.reader.poll_body(&mut self.io, cx, announced, pipes);
+            let filled = self.reader.poll_body(&mut self.io, cx, announced, by);
             match ready!(filled) {
                 Ok(Filled::Buffer) => {}
                 Ok(Filled::Segment(segment)) => {

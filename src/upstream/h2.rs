@@ -6,7 +6,7 @@ use crate::exchange::{Body, Upstream};
 use crate::headers::{HeaderId, RequestHead, ResponseHead};
 use crate::http2::{Ended, Reason, StreamHandle, Trailers};
 use crate::local_reply::UpstreamError;
-use crate::pipes::Piece;
+use crate::pipes::{Carrier, Piece};
 use crate::pool::StreamPlace;
 
 /// One stream of a pooled connection.
@@ -99,7 +99,7 @@ impl Upstream for Http2 {
     fn poll_data(
         &mut self,
         cx: &mut Context<'_>,
-        _pipes: bool,
+        _by: Carrier,
     ) -> Poll<Option<Result<Piece, UpstreamError>>> {
         let Some(stream) = &self.stream else { return Poll::Ready(None) };
         stream

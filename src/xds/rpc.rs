@@ -15,6 +15,8 @@ use tonic::codegen::Service;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
+use crate::give_way::Responses;
+
 /// Whether a message is compressed, and its length.
 const PREFIX: usize = 5;
 
@@ -31,6 +33,7 @@ pub(crate) trait Incoming {
 
 /// The answers of a call.
 pub(crate) struct Answers<I> {
+    responses: Responses,
     body: Body,
     /// What has come and was not looked at yet.
     data: Bytes,
@@ -49,6 +52,7 @@ pub(crate) async fn open<M: Message + Send + 'static, I: Incoming>(
     channel: &mut Channel,
     path: &'static str,
     requests: UnboundedReceiver<M>,
+    responses: Responses,
 ) -> Result<Answers<I>, Status> {
     let frames = UnboundedReceiverStream::new(requests)
         .map(|request| Ok::<_, Status>(Frame::data(frame(&request))));
@@ -63,6 +67,7 @@ pub(crate) async fn open<M: Message + Send + 'static, I: Incoming>(
     let response = channel.call(request).await.map_err(|e| Status::from_error(e.into()))?;
     check(&response)?;
     Ok(Answers {
+        responses,
         body: response.into_body(),
         data: Bytes::new(),
         prefix: [0; PREFIX],
@@ -110,9 +115,15 @@ impl<I: Incoming> Answers<I> {
         &mut self,
         begin: impl Fn(usize) -> I,
     ) -> Result<Option<I::Message>, Status> {
+        if self.message.is_none() {
+            self.responses.over();
+        }
         loop {
             if let Some(message) = self.take_in(&begin)? {
                 return message.finish().map(Some);
+            }
+            if self.message.is_some() {
+                self.responses.more_to_come();
             }
             if !self.more().await? {
                 return Ok(None);

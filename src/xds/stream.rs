@@ -30,6 +30,7 @@ use super::scan::DeltaScan;
 use super::session::Session;
 use super::store::{Progress, SharedStore};
 use super::wire::{self, Response, StateResponse};
+use crate::give_way::Responses;
 use crate::logic::ads::{self, Variant, backoff};
 use crate::plane::Node;
 
@@ -153,12 +154,13 @@ impl Client {
     async fn stream(&mut self, answered: &mut bool) -> Result<(), StreamError> {
         let mut channel = self.connect().await?;
         let node = self.node.clone();
+        let responses = Responses::new(Arc::clone(self.store.lock().plane()));
         match self.options.variant {
             Variant::Delta => {
                 let (tx, rx) = mpsc::unbounded_channel();
                 let mut out = Outbound { tx, encode: move |r| wire::delta_request(r, &node) };
                 out.send(self.session.opened());
-                let answers = rpc::open(&mut channel, DELTA, rx).await?;
+                let answers = rpc::open(&mut channel, DELTA, rx, responses).await?;
                 let store = self.store.clone();
                 let known = move |name: &str| store.known_table(name);
                 let begin = |len| DeltaScan::new(len, known.clone());
@@ -168,7 +170,7 @@ impl Client {
                 let (tx, rx) = mpsc::unbounded_channel();
                 let mut out = Outbound { tx, encode: move |r| wire::state_request(r, &node) };
                 out.send(self.session.opened());
-                let answers = rpc::open(&mut channel, STATE_OF_THE_WORLD, rx).await?;
+                let answers = rpc::open(&mut channel, STATE_OF_THE_WORLD, rx, responses).await?;
                 self.converse(out, answers, |_| StateBytes::default(), answered).await
             }
         }

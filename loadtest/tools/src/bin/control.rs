@@ -9,7 +9,7 @@
 //!
 //! | command | effect | answer |
 //! |---|---|---|
-//! | `flip N` | N times the weights of the experiment `ab` change from all to nothing; asks PROXY_PORT until the answer comes from the other arm | `in_force_ms`: from the scheduler's call; `after_arrival_ms`: from the last piece of the update that was handed to the proxy's socket |
+//! | `flip N` | N times the weights of the experiment `ab` change from all to nothing; asks PROXY_PORT until the answer comes from the other arm | `in_force_ms`: from the scheduler's call; `after_arrival_ms`: from the last piece of the update that was handed to the proxy's socket; `bytes`: handed to it for each change |
 //! | `churn RATE SECONDS` | as many changes a second | `changes` |
 //! | `wait` | waits until all is acknowledged, three minutes at most | `settled` |
 
@@ -97,9 +97,18 @@ fn start(arguments: &Arguments) -> anyhow::Result<Scheduler> {
     Ok(Scheduler::start_with(&options, operations)?)
 }
 
+/// What was handed to the proxy's socket.
+#[derive(Default)]
+struct Handed {
+    /// When the last piece of an update was, in nanoseconds after the start.
+    last: AtomicU64,
+    bytes: AtomicU64,
+}
+
 /// Stands between the proxy and the scheduler and remembers when it handed over
-/// the last piece of an update, in nanoseconds after `zero`.
-fn relay(listener: TcpListener, to: SocketAddr, zero: Instant, handed: Arc<AtomicU64>) {
+/// the last piece of an update, and how much it has handed over.
+fn relay(listener: TcpListener, to: SocketAddr, zero: Instant, handed: &Arc<Handed>) {
+    let handed = Arc::clone(handed);
     std::thread::spawn(move || {
         for down in listener.incoming().flatten() {
             let Ok(up) = TcpStream::connect(to) else { continue };
@@ -109,8 +118,9 @@ fn relay(listener: TcpListener, to: SocketAddr, zero: Instant, handed: Arc<Atomi
             std::thread::spawn(move || copy(down, up, |_| {}));
             std::thread::spawn(move || {
                 copy(up_back, down_back, |n| {
+                    handed.bytes.fetch_add(n as u64, Ordering::Relaxed);
                     if n >= CHATTER {
-                        handed.store(zero.elapsed().as_nanos() as u64, Ordering::Release);
+                        handed.last.store(zero.elapsed().as_nanos() as u64, Ordering::Release);
                     }
                 });
             });
@@ -175,7 +185,7 @@ struct Session {
     scheduler: SchedulerHandle,
     proxy: u16,
     zero: Instant,
-    handed: Arc<AtomicU64>,
+    handed: Arc<Handed>,
     first: bool,
 }
 
@@ -188,6 +198,7 @@ impl Session {
     fn flip(&mut self, times: usize) -> anyhow::Result<serde_json::Value> {
         let mut probe = Probe::new(self.proxy)?;
         let (mut in_force, mut after_arrival) = (Vec::new(), Vec::new());
+        let before = self.handed.bytes.load(Ordering::Relaxed);
         for _ in 0..times {
             anyhow::ensure!(self.scheduler.wait_settled(LIMIT), "not acknowledged");
             anyhow::ensure!(probe.first_arm()? == self.first, "not the arm of before");
@@ -198,10 +209,11 @@ impl Session {
             }
             let now = self.zero.elapsed();
             in_force.push(started.elapsed().as_secs_f64() * 1e3);
-            let handed = Duration::from_nanos(self.handed.load(Ordering::Acquire));
+            let handed = Duration::from_nanos(self.handed.last.load(Ordering::Acquire));
             after_arrival.push(now.saturating_sub(handed).as_secs_f64() * 1e3);
         }
-        Ok(json!({"in_force_ms": in_force, "after_arrival_ms": after_arrival}))
+        let bytes = (self.handed.bytes.load(Ordering::Relaxed) - before) / times as u64;
+        Ok(json!({"in_force_ms": in_force, "after_arrival_ms": after_arrival, "bytes": bytes}))
     }
 
     fn churn(&mut self, rate: f64, seconds: f64) -> serde_json::Value {
@@ -234,9 +246,9 @@ impl Session {
 fn main() -> anyhow::Result<()> {
     let arguments = arguments()?;
     let scheduler = start(&arguments)?;
-    let (zero, handed) = (Instant::now(), Arc::new(AtomicU64::new(0)));
+    let (zero, handed) = (Instant::now(), Arc::new(Handed::default()));
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, arguments.xds))?;
-    relay(listener, scheduler.addr(), zero, Arc::clone(&handed));
+    relay(listener, scheduler.addr(), zero, &handed);
     println!("ready");
     let proxy = arguments.proxy;
     let mut session =
