@@ -1,6 +1,7 @@
 """What is measured. A cell is one row of the table; each is measured for every
 proxy in every round, in turn, so that a noisy neighbour meets all of them."""
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -156,6 +157,20 @@ def models(world, name, settings):
     return values, errors + result["errors"]
 
 
+@contextlib.contextmanager
+def changing(proxy, seconds):
+    """20 changes a second for so long, if at all; what the control plane says of them is
+    there at the end."""
+    told = {}
+    if seconds:
+        proxy.control.send(f"churn 20 {seconds}")
+    try:
+        yield told
+    finally:
+        if seconds:
+            told.update(proxy.control.answer())
+
+
 def updates(world, name, settings):
     proxy = world.proxy(name, models=settings["models"])
     values = {}
@@ -182,24 +197,21 @@ def updates(world, name, settings):
     for prefix, port in (("", proxy.http), ("direct_", direct)):
         for state in ("quiet", "churn"):
             before = proxy.cpu()
-            if state == "churn":
-                proxy.control.send(f"churn 20 {seconds}")
-            result = open_loop(world, port, seconds, 500, 16)
-            spent = proxy.cpu() - before
+            with changing(proxy, seconds if state == "churn" else 0) as told:
+                result = open_loop(world, port, seconds, 500, 16)
+                spent = proxy.cpu() - before
             values[f"{prefix}{state}_p99"] = result["ms"]["p99"]
             values[f"{prefix}{state}_cpu"] = spent
             errors += [f"{prefix}{state}: {error}" for error in result["errors"]]
             if state == "churn":
-                values["changes"] = proxy.control.answer()["changes"]
+                values["changes"] = told["changes"]
                 if not proxy.control.ask("wait")["settled"]:
                     errors.append(f"{prefix}churn: not acknowledged within 60 s")
     for state in ("quiet", "churn"):
-        if state == "churn":
-            proxy.control.send(f"churn 20 {seconds}")
-        held, failed = within(world, proxy, seconds, 500, 16)
+        with changing(proxy, seconds if state == "churn" else 0):
+            held, failed = within(world, proxy, seconds, 500, 16)
         values |= {f"within_{state}_{key}": value for key, value in held.items()}
         errors += [f"within, {state}: {error}" for error in failed]
-    proxy.control.answer()
     proxy.control.ask("wait")
     # As much for a process that looks at nothing, in the control thread's place.
     with machine.Pour(world.tools, world.log, size, 20):

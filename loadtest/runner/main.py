@@ -108,7 +108,7 @@ def main(root, usage):
             return url.measure(tools, options)
         if options.base:
             tools.base = os.path.abspath(options.base)
-            tools.check(["radiant", "base", "oha", "upstream", "control"])
+            tools.check(["radiant", "base", "oha", "upstream", "control", "pour"])
             return 0 if pairs.measure(tools, chosen(options), options) else 1
         if options.waits:
             tools.check(["radiant", "oha", "upstream", "control"])
@@ -116,7 +116,7 @@ def main(root, usage):
             return 0
         raw = os.path.join(root, "target/loadtest/raw", options.name)
         if not options.report:
-            tools.check(["radiant", "envoy", "oha", "upstream", "control", "relay"])
+            tools.check(["radiant", "envoy", "oha", "upstream", "control", "relay", "pour"])
             if options.quick:
                 options.rounds = options.seconds = 1
                 options.latency_seconds = 2

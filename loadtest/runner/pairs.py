@@ -5,6 +5,7 @@ import statistics
 import tempfile
 
 from . import cells
+from .machine import Failed
 from .proxies import BASE
 
 #: Which build goes first changes from round to round.
@@ -23,7 +24,10 @@ def measure(tools, wanted, options):
                     order = ORDER if number % 2 == 0 else ORDER[::-1]
                     pair = {}
                     for name in order:
-                        pair[name], errors = cell.measure(world, name, cell.settings)
+                        try:
+                            pair[name], errors = cell.measure(world, name, cell.settings)
+                        except Failed as error:
+                            errors = [str(error)]
                         if errors:
                             print(f"{cell.name} round {number + 1} {name}: {'; '.join(errors)}")
                             valid = False

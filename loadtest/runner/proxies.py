@@ -204,7 +204,10 @@ class Control:
         it: to write ten thousand models takes milliseconds, which would be counted
         as the proxy's latency."""
         for thread in os.listdir(f"/proc/{self.process.pid}/task"):
-            os.sched_setscheduler(int(thread), os.SCHED_IDLE, os.sched_param(0))
+            try:
+                os.sched_setscheduler(int(thread), os.SCHED_IDLE, os.sched_param(0))
+            except ProcessLookupError:
+                pass  # it has ended
 
     def ask_first(self, command):
         """The same beside a load that takes the core: the thread that asks for the
