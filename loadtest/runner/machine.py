@@ -227,6 +227,9 @@ class Pour:
                             self.log, stdout=subprocess.PIPE)
         os.sched_setscheduler(self.source.pid, os.SCHED_IDLE, os.sched_param(0))
         port = self.source.stdout.readline().decode().strip()
+        if not port:
+            stop(self.source)
+            raise Failed("pour did not start")
         self.sink = start(["nice", "-n", str(self.NICENESS), self.tools.pour, "into", port],
                           {PROXY_CORE}, self.log)
 
